@@ -1,0 +1,1 @@
+"""troika.dev/v1alpha1: the resources a user writes."""

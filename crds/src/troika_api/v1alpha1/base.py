@@ -1,0 +1,86 @@
+"""Field types that every Troika resource shares."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+URI_RULE = (
+    "self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^ ]*)?$') || "
+    "self.matches('^(hf|s3|gs|abfs|https)://[^ ]+$') || self.matches('^/[^ ]*$')"
+)
+URI_EXPECTED = (
+    "expected pvc://CLAIM/PATH, hf://OWNER/NAME, s3://BUCKET/PATH, gs://BUCKET/PATH, "
+    "abfs://CONTAINER/PATH, https://HOST/PATH, or an absolute path inside the image"
+)
+
+
+def cel(rule: str, message: str, *, field: str | None = None, reason: str | None = None) -> Any:
+    """One ``x-kubernetes-validations`` entry; `field` is relative to where the rule stands."""
+    entry = {"rule": rule, "message": message}
+    if field:
+        entry["fieldPath"] = field
+    if reason:
+        entry["reason"] = reason
+    return entry
+
+
+def validations(*entries: dict[str, str], **extra: Any) -> dict[str, Any]:
+    """Schema extras that carry CEL rules through pydantic's JSON Schema to the CRD."""
+    return {"x-kubernetes-validations": list(entries), **extra}
+
+
+def duration_seconds(text: str) -> float:
+    """Seconds of a Kubernetes-style duration such as ``90s``, ``1h30m`` or ``2d``."""
+    if not re.match(DURATION, text):
+        raise ValueError(f"duration {text!r}: expected numbers with units, such as 90s or 1h30m")
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", text)
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+
+
+def _no_dot_dot(uri: str) -> str:
+    if ".." in uri.split("/"):
+        raise ValueError(f"URI {uri!r}: '..' is not allowed in a path")
+    return uri
+
+
+class CamelModel(BaseModel):
+    """camelCase on the wire, snake_case in Python, nothing unknown, docstrings as descriptions."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    def wire(self) -> dict[str, Any]:
+        """The JSON form: camelCase keys, nothing that is None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
+Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
+Name = Annotated[str, Field(pattern=_NAME, max_length=63)]
+LabelValue = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)
+]
+LabelKey = Annotated[str, Field(max_length=317, min_length=1)]
+StorageURI = Annotated[
+    str,
+    Field(
+        max_length=1024,
+        min_length=1,
+        json_schema_extra=validations(
+            cel(URI_RULE, URI_EXPECTED),
+            cel("!self.matches('(^|/)[.][.](/|$)')", "'..' is not allowed in a path"),
+        ),
+    ),
+    AfterValidator(_no_dot_dot),
+]

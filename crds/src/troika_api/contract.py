@@ -27,7 +27,7 @@ CONTAINER = "trainer"
 RUN_DIR = "/etc/troika"
 RUN_FILE = "/etc/troika/run.json"
 PVC_ROOT = "/mnt/troika"
-SCRATCH_DIR = "/tmp"
+SCRATCH_DIR = "/tmp"  # noqa: S108  (an emptyDir of the pod's own)
 TERMINATION_LOG = "/dev/termination-log"
 
 PORT_METRICS = 9464
@@ -165,7 +165,7 @@ class TrainerStatus(_Wire):
     training_seconds: float = 0.0
     """Time that this attempt spent in steps."""
     last_progress: float = 0.0
-    """Unix seconds of the last sign of life: a step, a batch evaluated, a file read, a checkpoint."""
+    """Unix seconds of the last sign of life: a step, an evaluated batch, a file, a checkpoint."""
     checkpoint: SavedCheckpoint | None = None
 
 
@@ -193,7 +193,7 @@ def mount_path(claim: str) -> str:
 
 
 def local_path(uri: str) -> str:
-    """What a trainer opens for a storage URI: pvc://CLAIM/PATH becomes a mounted path, the rest stays."""
+    """What a trainer opens for a URI: pvc://CLAIM/PATH is a mounted path, the rest stays."""
     if not uri.startswith("pvc://"):
         return uri
     claim, _, path = uri.removeprefix("pvc://").partition("/")

@@ -18,7 +18,7 @@ class Metric:
 
 
 TRAINER_LABELS = ("kind", "name")
-"""Labels of every trainer series: kind and name of the job. Namespace and pod come from the scrape."""
+"""Labels of every trainer series: kind and name of the job; the scrape adds namespace and pod."""
 
 STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 

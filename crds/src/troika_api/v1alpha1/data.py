@@ -28,7 +28,7 @@ class DataSource(CamelModel):
     column: Column = "text"
     """Column that holds the text (pretraining; ignored for plain text files)."""
     format: FileFormat = FileFormat.AUTO
-    """File format. Auto goes by the ending: .jsonl .json .csv .tsv .parquet .txt, also .gz of those."""
+    """File format. Auto goes by the ending: .jsonl .csv .tsv .parquet .txt, also with .gz."""
 
 
 class ValidationSource(CamelModel):
@@ -46,7 +46,7 @@ class ValidationSource(CamelModel):
     format: FileFormat = FileFormat.AUTO
     """File format."""
     fraction: Annotated[float, Field(gt=0.0, le=0.5)] | None = None
-    """Share of the training rows to hold out, chosen by a hash of the row so that it never moves."""
+    """Share of the training rows to hold out, chosen by a hash of the row: it never moves."""
 
 
 class PretrainData(CamelModel):
@@ -72,7 +72,7 @@ class Columns(CamelModel):
 
 
 class FinetuneData(CamelModel):
-    """Labelled rows. Each split is a set of files; validation chooses the checkpoint, test is reported."""
+    """Labelled rows: train to learn from, validation to choose the checkpoint, test to report."""
 
     train: DataSource
     """Training files."""

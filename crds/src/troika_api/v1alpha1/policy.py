@@ -53,7 +53,7 @@ class Policy(CamelModel):
     suspend: bool = False
     """Stop after a checkpoint and free the pods; false goes on from that step."""
     deadline: Duration | None = None
-    """Longest time from the first start to the end, suspended time not counted; then the job fails."""
+    """Longest time from start to end, suspended time not counted; then the job fails."""
     startup_deadline: Duration | None = None
     """Longest time from an attempt's creation until all its pods run; then the job fails."""
     retry: Retry = Retry()
@@ -61,4 +61,4 @@ class Policy(CamelModel):
     hang: Hang = Hang()
     """When a running job counts as stuck."""
     ttl_after_finished: Duration | None = None
-    """Time after which a finished job's pods and Jobs are removed; the resource and its status stay."""
+    """Time after which a finished job's children are removed; the resource and its status stay."""

@@ -91,13 +91,13 @@ class Resource(CamelModel):
 
 
 def column(
-    name: str, path: str, type: str, description: str, *, wide: bool = False
+    name: str, path: str, kind: str, description: str, *, wide: bool = False
 ) -> dict[str, Any]:
     """One entry of additionalPrinterColumns."""
     entry: dict[str, Any] = {
         "name": name,
         "jsonPath": path,
-        "type": type,
+        "type": kind,
         "description": description,
     }
     return {**entry, "priority": 1} if wide else entry

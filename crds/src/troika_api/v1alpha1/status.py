@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainSerializer
 
-from ..contract import FailureClass
+from troika_api.contract import FailureClass
+
 from .base import CamelModel
 
 Timestamp = Annotated[
@@ -90,7 +91,7 @@ class Progress(CamelModel):
     validation_loss: float | None = None
     """Newest loss on the validation split."""
     stage: str | None = None
-    """What the trainer is doing: Loading, Tokenizing, Training, Evaluating, Saving, Exporting, Done."""
+    """What the trainer is doing, for example Tokenizing, Training or Evaluating."""
 
 
 class Throughput(CamelModel):
@@ -99,7 +100,7 @@ class Throughput(CamelModel):
     tokens_per_second: Annotated[int, Field(ge=0)] | None = None
     """Training tokens per second over all ranks, padding not counted."""
     model_flops_utilization: Annotated[float, Field(ge=0.0)] | None = None
-    """MFU, 0 to 1, against the dense peak of the device; absent on hardware without a known peak."""
+    """MFU, 0 to 1, against the device's dense peak; absent where that is not known."""
     data_wait_ratio: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Share of the step time spent waiting for data."""
 

@@ -61,7 +61,8 @@ class Training(CamelModel):
     model_config = {
         "json_schema_extra": validations(
             cel(
-                "(has(self.steps) ? 1 : 0) + (has(self.tokens) ? 1 : 0) + (has(self.epochs) ? 1 : 0) == 1",
+                "(has(self.steps) ? 1 : 0) + (has(self.tokens) ? 1 : 0) + "
+                "(has(self.epochs) ? 1 : 0) == 1",
                 "set exactly one of steps, tokens and epochs",
             ),
             cel(
@@ -78,7 +79,7 @@ class Training(CamelModel):
     epochs: Annotated[float, Field(gt=0.0, le=10000.0)] | None = None
     """Passes over the training data."""
     global_batch_size: Annotated[int, Field(ge=1, le=1048576)] = 32
-    """Sequences per optimizer step over all ranks; it does not change when the number of ranks does."""
+    """Sequences per optimizer step over all ranks; it stays when the number of ranks changes."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Sequences per forward pass of one rank. Default: the rank's whole share, at most 32."""
     optimizer: Optimizer = Optimizer()
@@ -124,4 +125,4 @@ class Output(CamelModel):
     """Where the trained model goes."""
 
     uri: StorageURI
-    """Directory for the model in save_pretrained layout: safetensors, tokenizer, card and report."""
+    """Directory for the model in save_pretrained layout: weights, tokenizer, card and report."""

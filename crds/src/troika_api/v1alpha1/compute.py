@@ -112,15 +112,28 @@ class Compute(CamelModel):
         list[EnvVar],
         Field(
             max_length=64,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
+            json_schema_extra=validations(
+                cel(
+                    "self.all(e, !e.name.startsWith('TROIKA_') && !e.name.startsWith('PET_'))",
+                    "names that start with TROIKA_ or PET_ are set by the operator",
+                ),
+                **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
         ),
     ] = []
     """Environment variables of the trainer. Names that start with TROIKA_ or PET_ are taken."""
     labels: Annotated[
-        dict[LabelKey, Annotated[str, Field(max_length=63)]], Field(max_length=32)
+        dict[LabelKey, Annotated[str, Field(max_length=63)]],
+        Field(
+            max_length=32,
+            json_schema_extra=validations(
+                cel(
+                    "self.all(k, !k.startsWith('troika.dev/') && "
+                    "!k.startsWith('batch.kubernetes.io/'))",
+                    "keys under troika.dev/ and batch.kubernetes.io/ are set by the operator",
+                )
+            ),
+        ),
     ] = {}
     """Further labels of the pods."""
     annotations: Annotated[

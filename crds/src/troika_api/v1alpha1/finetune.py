@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from .base import CamelModel, cel, validations
+from .base import CamelModel, validations
 from .data import FinetuneData
-from .resource import JobSpec, ModelFrom, Resource, immutable
+from .resource import SPEC_RULES, JobSpec, ModelFrom, Resource, immutable
 from .run import Task
 from .training import FinetuneEvaluation
 
@@ -25,13 +25,7 @@ class FinetuneSpec(JobSpec):
 
     model_config = ConfigDict(
         json_schema_extra=validations(
-            cel(
-                "self.training.globalBatchSize >= self.compute.nodes * "
-                "(has(self.compute.processesPerNode) ? self.compute.processesPerNode : "
-                "(self.compute.gpusPerNode > 0 ? self.compute.gpusPerNode : 1))",
-                "globalBatchSize must be at least the number of ranks (nodes x processes per node)",
-                field=".training.globalBatchSize",
-            ),
+            *SPEC_RULES,
             *immutable("model", "task", "data", "training", "evaluation", "checkpoint", "output"),
         )
     )

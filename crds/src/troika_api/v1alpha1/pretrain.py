@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from .base import CamelModel, StorageURI, cel, validations
 from .data import PretrainData, TokenizerTraining
-from .resource import JobSpec, ModelFrom, Resource, immutable
+from .resource import SPEC_RULES, JobSpec, ModelFrom, Resource, immutable
 from .run import Masking, Objective
 from .training import PretrainEvaluation
 
@@ -78,13 +78,7 @@ class PretrainSpec(JobSpec):
                 "a model from scratch needs a tokenizer: set tokenizer.train or tokenizer.from",
                 field=".tokenizer",
             ),
-            cel(
-                "self.training.globalBatchSize >= self.compute.nodes * "
-                "(has(self.compute.processesPerNode) ? self.compute.processesPerNode : "
-                "(self.compute.gpusPerNode > 0 ? self.compute.gpusPerNode : 1))",
-                "globalBatchSize must be at least the number of ranks (nodes x processes per node)",
-                field=".training.globalBatchSize",
-            ),
+            *SPEC_RULES,
             *immutable(
                 "model",
                 "tokenizer",

@@ -48,6 +48,23 @@ class ModelFrom(CamelModel):
     """Name of a FinetuneJob in the same namespace."""
 
 
+SPEC_RULES = [
+    cel(
+        "self.training.globalBatchSize >= self.compute.nodes * "
+        "(has(self.compute.processesPerNode) ? self.compute.processesPerNode : "
+        "(self.compute.gpusPerNode > 0 ? self.compute.gpusPerNode : 1))",
+        "globalBatchSize must be at least the number of ranks (nodes x processes per node)",
+        field=".training.globalBatchSize",
+    ),
+    cel(
+        "self.checkpoint.uri != self.output.uri",
+        "output.uri must not be checkpoint.uri: the model needs a directory of its own",
+        field=".output.uri",
+    ),
+]
+"""Cross-field rules of both kinds; pydantic does not inherit schema extras, so specs name them."""
+
+
 class JobSpec(CamelModel):
     """Fields that both kinds have."""
 

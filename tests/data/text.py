@@ -1,5 +1,7 @@
 """Unlabelled text for pretraining."""
 
+import bz2
+import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,13 +9,14 @@ from pathlib import Path
 from . import packages
 from .errors import expect
 from .files import write_jsonl
-from .markup import paragraphs
+from .markup import paragraphs, wiki_paragraphs
 from .splits import NAMES, TRAIN, by_weight, normal, unique
 
 # The FAQ's own pages: its sections, its appendices and its introductions. The other pages of
 # the package are lists of links, of books and of translations.
 PROSE_PAGES = ("sec", "append", "vol", "intro", "10years")
 FEWEST_WORDS = 12  # below: "And:", table cells, names
+SHORTEST_ARTICLE = 500  # characters
 RUN = 13  # words; two texts that share a run this long share a passage, not a phrase
 
 
@@ -42,6 +45,37 @@ def prose(out: Path) -> list[str]:
     return [packages.version(root)]
 
 
+def wikipedia(out: Path) -> list[str]:
+    """Encyclopaedia articles, one a row: {"title", "text"}. Source: PyPI's `gensim`.
+
+    Rule: pages of the article namespace that are no redirects; their markup cleaned by
+    `markup.wiki_paragraphs`; paragraphs of at least 12 words, joined by empty lines; articles of
+    at least 500 characters (most others only list what a name may mean). Whole articles go to
+    one split, 6 % of the characters to validation and to test each.
+    """
+    name = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+    path = packages.wheel("gensim", f"gensim/test/test_data/{name}")
+    articles: dict[str, str] = {}
+    with bz2.open(path) as dump:
+        for _, page in ET.iterparse(dump):
+            if not page.tag.endswith("}page"):
+                continue
+            if page.findtext("{*}ns") == "0" and page.find("{*}redirect") is None:
+                found = wiki_paragraphs(page.findtext("{*}revision/{*}text") or "")
+                kept = [text for text in found if len(text.split()) >= FEWEST_WORDS]
+                articles[page.findtext("{*}title") or ""] = "\n\n".join(kept)
+            page.clear()
+    articles = {t: text for t, text in articles.items() if len(text) >= SHORTEST_ARTICLE}
+    expect("PyPI package gensim", "articles", len(articles), 90)
+    sizes = {title: len(text) for title, text in articles.items()}
+    expect("PyPI package gensim", "characters of text", sum(sizes.values()), 2_000_000)
+    place = by_weight(sizes, 0.06, 0.06)
+    for split in NAMES:
+        rows = ({"title": t, "text": text} for t, text in articles.items() if place[t] == split)
+        write_jsonl(out / f"{split}.jsonl", rows)
+    return [packages.version(path)]
+
+
 def split_documents(items: Iterable[tuple[str, str]], held_out: float) -> dict[str, list[str]]:
     """Split (document, text) pairs by document; no held-out text repeats an earlier split's."""
     items = list(items)
@@ -60,7 +94,10 @@ def split_documents(items: Iterable[tuple[str, str]], held_out: float) -> dict[s
 
 
 def runs(text: str) -> set[int]:
-    """Hashes of every run of 13 words; of the whole text if it is shorter."""
+    """Hashes of every run of 13 words; of the whole text if it is shorter.
+
+    Python's own hash differs from run to run, which is no matter: only equality counts.
+    """
     words = normal(text).split()
     starts = range(max(1, len(words) - RUN + 1))
     return {hash(tuple(words[start : start + RUN])) for start in starts}

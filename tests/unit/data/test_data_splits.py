@@ -28,7 +28,7 @@ def test_shuffled_does_not_depend_on_the_order_of_the_source() -> None:
 def test_stratified_is_disjoint_complete_and_keeps_the_labels_shares() -> None:
     items = [(f"text {n}", "rare" if n % 10 == 0 else "common") for n in range(1_000)]
     parts = stratified(items, key=lambda i: i[0], label=lambda i: i[1])
-    assert sorted(sum(parts.values(), [])) == sorted(items)
+    assert sorted(item for part in parts.values() for item in part) == sorted(items)
     assert {name: len(part) for name, part in parts.items()} == {
         "train": 800,
         "validation": 100,

@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import packages
+from . import lexicon, packages
 from .errors import expect
 from .files import write_jsonl
 from .lexicon import Entry
 from .pairs import split_entries
-from .splits import choose, rank, shuffled
+from .splits import NAMES, by_hash, choose, rank, shuffled
 
 IN_CONTEXT = 5  # entries of a question's context
 HISTORY, SIBLINGS, COUSINS, STRANGERS = 3, 2, 2, 4
@@ -66,22 +66,21 @@ def ranking(out: Path) -> list[str]:
     Rule: a family is the words right under one more general meaning. A query's history is three
     words of a family, as `word: definition` lines; its candidates are two more of the family
     (relevance 2), two of the same class but another family (1) and four of other classes (0).
-    Columns: query_id, history, candidate, relevance. Splits as in `instructions`, families
-    formed within a split, so that no word is in two.
+    Columns: query_id, history, candidate, relevance. 80/10/10 by hash of the family, with the
+    candidates from the same split, so that no word is in two.
     """
-    root, parts = split_entries()
+    root, entries = lexicon.entries()
+    parts: dict[str, list[Entry]] = {name: [] for name in NAMES}
+    for entry in shuffled(entries, lambda entry: entry.definition):
+        if entry.hypernym:
+            parts[by_hash(entry.hypernym)].append(entry)
     for name, part in parts.items():
         families: dict[str, list[Entry]] = defaultdict(list)
         for entry in part:
-            if entry.hypernym:
-                families[entry.hypernym].append(entry)
-        large = {
-            key: members
-            for key, members in sorted(families.items())
-            if len(members) >= HISTORY + SIBLINGS
-        }
-        expect("Debian package wordnet-base", f"queries for {name}", len(large), 100)
-        rows = [row for key, members in large.items() for row in query(key, members, part)]
+            families[entry.hypernym].append(entry)
+        large = [key for key in sorted(families) if len(families[key]) >= HISTORY + SIBLINGS]
+        expect("Debian package wordnet-base", f"queries for {name}", len(large), 200)
+        rows = (row for key in large for row in query(key, families[key], part))
         write_jsonl(out / f"{name}.jsonl", rows)
     return [packages.version(root)]
 

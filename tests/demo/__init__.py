@@ -1,0 +1,1 @@
+"""The demo: pretrain, fine-tune and watch a model on a real cluster, from real text."""

@@ -12,7 +12,6 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/troika"
 RELEASE = "troika"
-NAMESPACE = "troika-system"
 PROMETHEUS_OPERATOR = "--api-versions=monitoring.coreos.com/v1/PodMonitor"
 """Makes `helm template` believe that the cluster serves PodMonitors."""
 
@@ -26,15 +25,17 @@ class Helm:
 
     program: Path
     kubeconfig: Path | None = None
+    namespace: str = "troika-system"
 
     def __call__(
         self, *arguments: str | Path, values: Values | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run helm; `values` go in as a file."""
-        cluster = (f"--kubeconfig={self.kubeconfig}",) if self.kubeconfig else ()
-        given = () if values is None else ("--values=-",)
+        options = [f"--namespace={self.namespace}"]
+        options += [f"--kubeconfig={self.kubeconfig}"] if self.kubeconfig else []
+        options += ["--values=-"] if values is not None else []
         return subprocess.run(
-            [self.program, *arguments, *cluster, *given],
+            [self.program, *arguments, *options],
             input=None if values is None else json.dumps(values),
             capture_output=True,
             text=True,
@@ -45,9 +46,7 @@ class Helm:
         self, *arguments: str, values: Values | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `helm template` on the chart."""
-        return self(
-            "template", RELEASE, CHART, f"--namespace={NAMESPACE}", *arguments, values=values
-        )
+        return self("template", RELEASE, CHART, *arguments, values=values)
 
     def render(self, *arguments: str, values: Values | None = None) -> list[Manifest]:
         """The objects that the chart makes of `values`."""

@@ -20,6 +20,7 @@ LABEL_KIND = "troika.dev/job-kind"
 LABEL_ATTEMPT = "troika.dev/attempt"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 ANNOTATION_RUN_HASH = "troika.dev/run-hash"
+ANNOTATION_SHAPE = "troika.dev/shape"
 FIELD_MANAGER = "troika-operator"
 
 # Places inside the pod.
@@ -42,6 +43,7 @@ ENV_METRICS_PORT = "TROIKA_METRICS_PORT"
 ENV_NNODES = "PET_NNODES"
 ENV_NPROC_PER_NODE = "PET_NPROC_PER_NODE"
 ENV_NODE_RANK = "PET_NODE_RANK"
+ENV_RDZV_BACKEND = "PET_RDZV_BACKEND"
 ENV_RDZV_ENDPOINT = "PET_RDZV_ENDPOINT"
 ENV_RDZV_ID = "PET_RDZV_ID"
 

@@ -195,6 +195,8 @@ class Attempt(CamelModel):
     """First step that it made."""
     last_step: Count | None = None
     """Last step that was seen."""
+    training_seconds: Count | None = None
+    """Time spent in steps, in seconds."""
     outcome: Outcome = Outcome.RUNNING
     """How it ended."""
     failure: Failure | None = None
@@ -206,6 +208,10 @@ class Goodput(CamelModel):
 
     ratio: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Time in steps that counted over the time that pods were held."""
+    pod_seconds: Count = 0
+    """Time that pods were held, in seconds times pods; ended attempts only, as all that is here."""
+    counted_pod_seconds: Count = 0
+    """The part of it spent in steps that a checkpoint or the result holds."""
     gpu_hours: Annotated[float, Field(ge=0.0)] = 0.0
     """GPU hours held."""
     wasted_gpu_hours: Annotated[float, Field(ge=0.0)] = 0.0
@@ -246,6 +252,8 @@ class JobStatus(CamelModel):
     """Attempts after the first that a failure made necessary."""
     gpus: Count | None = None
     """GPUs that the present attempt holds."""
+    base_model: ModelStatus | None = None
+    """Weights of another job that this one starts from, once that job has made them."""
     progress: Progress | None = None
     """How far it is."""
     throughput: Throughput | None = None

@@ -1,0 +1,1 @@
+"""A real Kubernetes on this machine, for tests and demos: `python3 -m cluster up`."""

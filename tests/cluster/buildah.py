@@ -1,0 +1,100 @@
+"""Build images from the root Dockerfile with buildah, reaching registries as the machine does."""
+
+import configparser
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cluster.oci import Layout
+from cluster.shell import Argument, run
+
+CONTAINER_CA = "/etc/ssl/certs/ca-certificates.crt"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+PIP_FILES = ("/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
+UV_FILES = ("~/.config/uv/uv.toml", "/etc/uv/uv.toml")
+
+
+class Buildah:
+    """buildah with a storage of its own, below `folder`, so that it touches no other images."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep storage, running state and cache mounts below `folder`."""
+        self._folder = folder
+        # RUN --mount=type=cache lives in the temporary folder: keep that, so that a package that
+        # was downloaded once is not downloaded again.
+        self._environment = {"TMPDIR": str(folder / "tmp"), "BUILDAH_ISOLATION": "chroot"}
+
+    def __call__(self, *arguments: Argument, cwd: Path | None = None) -> str:
+        """Run buildah."""
+        (self._folder / "tmp").mkdir(parents=True, exist_ok=True)
+        places = (f"--root={self._folder}/storage", f"--runroot={self._folder}/run")
+        driver = ("--storage-driver=overlay", "--storage-opt=overlay.skip_mount_home=true")
+        return run("buildah", *places, *driver, *arguments, cwd=cwd, env=self._environment)
+
+    def pull(self, image: str, layout: Layout) -> None:
+        """Take an image from the layout, unless the storage has it."""
+        if image not in self("images", "--noheading", "--format={{.Name}}:{{.Tag}}").split():
+            # buildah names what it pulls after the layout's path, which must read like a name.
+            path = layout.folder.name
+            self("pull", f"oci:{path}:{image}", cwd=layout.folder.parent)
+            self("tag", f"localhost/{path}:latest", image)
+            self("untag", image, f"localhost/{path}:latest")
+
+    def push(self, image: str, layout: Layout) -> None:
+        """Put an image into the layout; layers that lie there already are not written again."""
+        # Compressing gigabytes that never leave the machine would take longer than building them.
+        self("push", "--disable-compression", image, f"oci:{layout.folder}:{image}")
+
+    def build(self, tag: str, context: Path, *, target: str, base: str) -> None:
+        """Build the Dockerfile in `context` up to `target`."""
+        with _machine_settings() as mounts:
+            proxies = {name: os.environ[name] for name in PROXIES if name in os.environ}
+            arguments = {"BASE_IMAGE": base, **proxies}
+            self(
+                *("build", "--layers", "--pull-never", "--network=host", "--format=oci"),
+                *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+                *(f"--volume={source}:{place}:ro" for place, source in mounts.items()),
+                *(f"--target={target}", f"--tag={tag}", context),
+            )
+
+
+@contextmanager
+def _machine_settings() -> Iterator[dict[str, Path]]:
+    """Files that a build sees but no image keeps: certificates, and the settings of pip and uv.
+
+    They let `RUN pip install` find the registry that this machine finds, though the Dockerfile
+    says nothing about it.
+    """
+    with TemporaryDirectory() as folder:
+        pip, uv = Path(folder, "pip.conf"), Path(folder, "uv.toml")
+        with pip.open("w") as file:
+            _pip_settings().write(file)
+        uv.write_text(_uv_settings())
+        mounts = {"/etc/pip.conf": pip, "/etc/uv/uv.toml": uv}
+        authorities = Path(os.environ.get("SSL_CERT_FILE", CONTAINER_CA))
+        yield {**mounts, CONTAINER_CA: authorities} if authorities.exists() else mounts
+
+
+def _pip_settings() -> configparser.ConfigParser:
+    """pip's files and environment in one file, which is how its environment can be mounted."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read([Path(file).expanduser() for file in PIP_FILES], encoding="utf-8")
+    if not settings.has_section("global"):
+        settings.add_section("global")
+    for name in ("index-url", "extra-index-url", "trusted-host"):
+        variable = f"PIP_{name.upper().replace('-', '_')}"
+        if variable in os.environ:
+            settings.set("global", name, os.environ[variable])
+    settings.set("global", "cert", CONTAINER_CA)
+    return settings
+
+
+def _uv_settings() -> str:
+    """uv's own file where there is one, else its environment written as one."""
+    index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+    if index:
+        return f'native-tls = true\n[[index]]\nurl = "{index}"\ndefault = true\n'
+    files = (Path(name).expanduser() for name in UV_FILES)
+    return next((file.read_text() for file in files if file.exists()), "native-tls = true\n")

@@ -1,6 +1,7 @@
 """`PYTHONPATH=tests python3 -m data OUTPUT_DIR [names...]`: make the named sets, or all."""
 
 import argparse
+import fcntl
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,10 @@ def main() -> int:
     unknown = [name for name in asked.names if name not in SETS]
     if unknown:
         parser.error(f"no such set: {', '.join(unknown)}; there are: {', '.join(SETS)}")
-    results = [_one(asked.output, name) for name in asked.names or SETS]
+    asked.output.mkdir(parents=True, exist_ok=True)
+    with (asked.output / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits, and then finds the sets made
+        results = [_one(asked.output, name) for name in asked.names or SETS]
     return 0 if all(results) else 1
 
 

@@ -115,17 +115,19 @@ def _fetch_command() -> Sequence[str]:
     if len(pip) > 1 or shutil.which("pip"):
         return [*pip, "download", "-q", *wanted, *PIP_BUILD, "-d", "tree", "-r", "pin.txt"]
     if shutil.which("uv"):  # uv cannot download a wheel, but can lay its files out in a folder
-        return ["uv", "pip", "install", "-q", *wanted, *UV_BUILD, "--target=tree", "-r", "pin.txt"]
+        wanted += [*UV_BUILD, "--python", sys.executable]  # or it may fetch a Python of its own
+        return ["uv", "pip", "install", "-q", *wanted, "--target=tree", "-r", "pin.txt"]
     raise DataError("PyPI packages need pip or uv, and neither is on this machine")
 
 
 def _run(command: Sequence[str], folder: Path) -> str:
-    """Run a command in a folder; the end of what it said if it failed, else nothing."""
+    """Run a command in a folder; what it said, in short, if it failed, else nothing."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return " / ".join(said[-3:]) or f"exit code {done.returncode}"
+    said = said if len(said) <= 4 else [*said[:2], *said[-2:]]
+    return " / ".join(line.strip() for line in said) or f"exit code {done.returncode}"
 
 
 @contextmanager

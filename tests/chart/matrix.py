@@ -29,7 +29,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "other names": {"fullnameOverride": "horses", "nameOverride": "horse"},
     "placed and labelled": {
         "serviceAccount": {"annotations": {"example.com/role": "trainer"}},
-        "resources": {"requests": {"cpu": 1, "memory": "1Gi"}},
+        "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "1Gi"}},
         "extraEnv": [
             {"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"},
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},

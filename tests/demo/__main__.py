@@ -12,6 +12,7 @@ from typing import Any
 from cluster.errors import ClusterError
 
 from . import table, volume
+from .install import install
 from .shell import DemoError, run, stage
 from .target import Target, find
 
@@ -39,7 +40,7 @@ def _demo() -> None:
     with stage("Cluster and images"):
         target = find()
     with stage("Helm chart"):
-        _install(target)
+        print(install(target, poll_interval="3s").splitlines()[0])
     with stage("Namespace, volume and data"):
         _prepare(target)
     with stage("Training: a PretrainJob, and a FinetuneJob that waits for its model"):
@@ -48,22 +49,6 @@ def _demo() -> None:
         )
         jobs = table.follow(target, NAMESPACE, timeout=TRAINING_TIMEOUT)
     _report(target, jobs)
-
-
-def _install(target: Target) -> None:
-    print(
-        target.helm(
-            "upgrade", "--install", "troika", ROOT / "charts" / "troika",
-            "--namespace", "troika-system", "--create-namespace", "--wait", "--timeout", "5m",
-            "--set", f"image.registry={target.operator.registry}",
-            "--set", f"image.repository={target.operator.repository}",
-            "--set-string", f"image.tag={target.operator.tag}",
-            "--set", f"image.pullPolicy={target.pull_policy}",
-            "--set", f"trainer.image.repository={target.trainer.repository}",
-            "--set-string", f"trainer.image.tag={target.trainer.tag}",
-            "--set", "pollInterval=3s",
-        ).splitlines()[0]
-    )  # fmt: skip
 
 
 def _prepare(target: Target) -> None:

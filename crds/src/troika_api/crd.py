@@ -23,8 +23,6 @@ def structural(schema: Schema, definitions: Schema | None = None) -> Schema:
     node = _resolve(node, definitions)
     for key in _DROPPED:
         node.pop(key, None)
-    if node.get("default", ...) is None:
-        del node["default"]
     if "const" in node:
         node["enum"] = [node.pop("const")]
         node.setdefault("type", "string")
@@ -37,6 +35,8 @@ def structural(schema: Schema, definitions: Schema | None = None) -> Schema:
     elif node.get("type") == "array":
         node["items"] = structural(node["items"], definitions)
         node.pop("prefixItems", None)
+    if "default" in node:
+        _default(node)
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
     return node
@@ -64,6 +64,19 @@ def _merge(base: Schema, over: Schema) -> Schema:
     if rules:
         merged["x-kubernetes-validations"] = rules
     return merged
+
+
+def _default(node: Schema) -> None:
+    """Keep of a default what the fields' own defaults do not say: the API server fills in those."""
+    if node["default"] is None:
+        del node["default"]
+    elif isinstance(node["default"], dict):
+        fields = node.get("properties", {})
+        node["default"] = {
+            key: value
+            for key, value in node["default"].items()
+            if value is not None and value != fields.get(key, {}).get("default")
+        }
 
 
 def _object(node: Schema, definitions: Schema) -> None:

@@ -54,7 +54,7 @@ class PretrainData(CamelModel):
 
     train: DataSource
     """Training files."""
-    validation: ValidationSource = Field(default_factory=lambda: ValidationSource(fraction=0.01))
+    validation: ValidationSource = ValidationSource(fraction=0.01)
     """Held-out text for the validation loss. Default: 1 % of the training rows."""
     sequence_length: Annotated[int, Field(ge=8, le=131072)] = 512
     """Tokens per sequence; documents are joined and cut to this length."""
@@ -76,7 +76,7 @@ class FinetuneData(CamelModel):
 
     train: DataSource
     """Training files."""
-    validation: ValidationSource = Field(default_factory=lambda: ValidationSource(fraction=0.1))
+    validation: ValidationSource = ValidationSource(fraction=0.1)
     """Rows that choose the best checkpoint. Default: 10 % of the training rows."""
     test: DataSource | None = None
     """Rows for the final report, read once at the end. Default: the report is on validation."""

@@ -49,5 +49,7 @@ MATRIX: dict[str, dict[str, Any]] = {
         },
         "priorityClassName": "system-cluster-critical",
     },
+    "three operators": {"replicas": 3, "watchNamespaces": ["chart-a"]},
+    "a platform that chooses users": {"trainer": {"runAsUser": None, "fsGroup": None}},
     "other port, no annotations": {"metrics": {"port": 9000, "annotations": False}},
 }

@@ -15,7 +15,12 @@ VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 
 BAD: list[tuple[str, Any, str]] = [
-    ("replicas", 2, "additional properties 'replicas' not allowed"),
+    ("replicaCount", 2, "additional properties 'replicaCount' not allowed"),
+    ("replicas", 0, "minimum: got 0, want 1"),
+    ("settings.pollInterval", "15s", "got string, want number"),
+    ("settings.pollInterval", 0, "exclusiveMinimum: got 0, want 0"),
+    ("settings.logLevel", "debug", "value must be one of 'DEBUG', 'INFO', 'WARNING', 'ERROR'"),
+    ("settings.verbose", True, "additional properties 'verbose' not allowed"),
     ("image.name", "troika", "additional properties 'name' not allowed"),
     ("image.registry", "https://registry.example.com", "does not match pattern"),
     ("image.repository", "", "does not match pattern"),

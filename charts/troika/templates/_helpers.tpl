@@ -56,3 +56,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   "tag" (coalesce $trainer.tag .Values.image.tag .Chart.AppVersion)
   "digest" $trainer.digest) }}
 {{- end }}
+
+{{/* "true" where several operators have to agree on which one acts. */}}
+{{- define "troika.elects" -}}
+{{- gt (int .Values.replicas) 1 }}
+{{- end }}
+
+{{/* A number or text as text. Plain printing makes 2.5e+07 of 25000000: Helm's numbers are floats. */}}
+{{- define "troika.text" -}}
+{{- if not (kindIs "invalid" .) }}{{ toJson . | trimAll "\"" }}{{ end }}
+{{- end }}

@@ -22,3 +22,14 @@
   resources: [events]
   verbs: [create, patch]
 {{- end }}
+
+{{/* Create cannot be bound to a name: the object has none yet when the request is judged. */}}
+{{- define "troika.leaderRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "troika.fullname" . }}]
+  verbs: [get, update, patch]
+{{- end }}

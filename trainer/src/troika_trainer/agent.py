@@ -1,0 +1,128 @@
+"""torchrun's agent with our rules: stable ranks, no restart where it cannot help, first cause kept."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from typing_extensions import override
+
+from troika_api.contract import NEVER_RETRIED, ExitCode, FailureClass
+
+from .errors import EXIT_CODE_OF_CLASS, CommunicationError
+from .lastword import ProcessEnd
+
+FINAL_EXIT_CODES = frozenset(
+    {
+        ExitCode.TERMINATED,
+        EXIT_CODE_OF_CLASS[FailureClass.OUT_OF_MEMORY],
+        *(EXIT_CODE_OF_CLASS[failure] for failure in NEVER_RETRIED),
+    }
+)
+"""Exits after which starting the same processes again on this node is no use."""
+
+LAST_WORDS_SECONDS = 3.0
+"""After one process has failed the others notice the broken connection and say so themselves."""
+
+CLOSED_CHECK_SECONDS = 2.0
+
+
+class Agent(LocalElasticAgent):
+    """Starts, watches and restarts the processes of one node."""
+
+    def __init__(self, *args: Any, node_rank: int | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._node_rank = node_rank
+        self._closed_check = time.monotonic()
+        self._ends: list[ProcessEnd] = []
+
+    @override
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._ends = []
+        started: dict[int, Any] = super()._start_workers(worker_group)
+        return started
+
+    @override
+    def _assign_worker_ranks(self, store: Any, group_rank: int, *args: Any, **kwargs: Any) -> Any:
+        """Rank 0 is on node 0: c10d numbers nodes by address, the operator asks pod 0."""
+        workers = super()._assign_worker_ranks(store, group_rank, *args, **kwargs)
+        if self._node_rank is not None:
+            for worker in workers:
+                first = self._node_rank * len(workers)
+                worker.global_rank = worker.role_rank = first + worker.local_rank
+        return workers
+
+    @override
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        context = self._pcontext
+        if isinstance(context, SubprocessContext) and (failed := _failed(context)):
+            # Let the others say what they saw, then end those that still hang in a collective:
+            # what torchrun does by itself is to wait 30 seconds for them.
+            deadline = time.monotonic() + LAST_WORDS_SECONDS
+            while time.monotonic() < deadline and _running(context):
+                time.sleep(0.05)
+            failed = _failed(context)
+            context.close(signal.SIGKILL)
+            if any(failure.exitcode in FINAL_EXIT_CODES for failure in failed.values()):
+                self._remaining_restarts = 0
+            ranks = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
+            self._ends = [_end(ranks[local], failure) for local, failure in failed.items()]
+            failures = {ranks[local]: failure for local, failure in failed.items()}
+            return RunResult(state=WorkerState.FAILED, failures=failures)
+        self._check_closed(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)
+        return result
+
+    @override
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        """A restart begins from the newest checkpoint: there is nothing to wait for."""
+        self._shutdown(signal.SIGKILL)
+
+    def ends(self) -> list[ProcessEnd]:
+        """How the processes of this node ended: the first failures, or else all of them."""
+        context = self._pcontext
+        if self._ends or not isinstance(context, SubprocessContext):
+            return self._ends
+        return [
+            ProcessEnd(
+                rank=worker.global_rank,
+                exit_code=context.subprocess_handlers[worker.local_rank].proc.poll(),
+                error_file=Path(context.error_files[worker.local_rank]),
+            )
+            for worker in self._worker_group.workers
+        ]
+
+    def _check_closed(self, worker_group: WorkerGroup) -> None:
+        """Torchrun does not look: a node whose peer gave up for good would wait for ever."""
+        now = time.monotonic()
+        if worker_group.group_world_size == 1 or now - self._closed_check < CLOSED_CHECK_SECONDS:
+            return
+        self._closed_check = now
+        if worker_group.spec.rdzv_handler.is_closed():
+            raise CommunicationError("another node has ended this attempt")
+
+
+def _end(rank: int, failure: ProcessFailure) -> ProcessEnd:
+    return ProcessEnd(rank, failure.exitcode, Path(failure.error_file))
+
+
+def _running(context: SubprocessContext) -> bool:
+    return any(item.proc.poll() is None for item in context.subprocess_handlers.values())
+
+
+def _failed(context: SubprocessContext) -> dict[int, ProcessFailure]:
+    """The processes that ended with something other than success, by local rank."""
+    return {
+        local: ProcessFailure(
+            local_rank=local,
+            pid=item.proc.pid,
+            exitcode=item.proc.returncode,
+            error_file=context.error_files[local],
+        )
+        for local, item in context.subprocess_handlers.items()
+        if item.proc.poll() not in (None, 0)
+    }

@@ -1,0 +1,204 @@
+"""What can end a run, each with the class that decides what happens next.
+
+::
+
+    TrainerError
+    ├── ConfigError         BadConfig      the run file asks for something that cannot be
+    ├── DataError           BadData        a file, row, column or label is not what was promised
+    ├── NonFiniteError      NonFinite      loss or gradient is no number
+    ├── OutOfMemoryError    OutOfMemory    the device or the node is full
+    ├── CommunicationError  Communication  another rank or node went away
+    ├── StorageError        Storage        disk full, volume gone, checkpoint damaged
+    └── TerminatedError     (none)         SIGTERM: saved and left
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from troika_api.contract import (
+    CLASS_OF_EXIT_CODE,
+    ExitCode,
+    FailureClass,
+    LastWord,
+    TrainerStatus,
+)
+
+from .place import Place
+
+log = logging.getLogger(__name__)
+
+EXIT_CODE_OF_CLASS = {
+    failure: code for code, failure in CLASS_OF_EXIT_CODE.items() if code != ExitCode.TERMINATED
+}
+EXIT_CRASH = 1
+MESSAGE_LENGTH = 1500
+"""Characters that the contract allows a message."""
+OUT_OF_MEMORY_REMEDY = (
+    "halve training.microBatchSize (the global batch stays the same) or ask for more memory"
+)
+
+
+class TrainerError(Exception):
+    """A failure that we understand: a sentence about what is wrong and one about what to change."""
+
+    failure: ClassVar[FailureClass | None] = None
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class ConfigError(TrainerError):
+    """The run file asks for something that does not exist or does not fit together."""
+
+    failure = FailureClass.BAD_CONFIG
+
+
+class DataError(TrainerError):
+    """A file, row, column or label is not what the run file promised."""
+
+    failure = FailureClass.BAD_DATA
+
+
+class NonFiniteError(TrainerError):
+    """Loss or gradient is infinite or not a number."""
+
+    failure = FailureClass.NON_FINITE
+
+
+class OutOfMemoryError(TrainerError):
+    """The device or the node has no memory left."""
+
+    failure = FailureClass.OUT_OF_MEMORY
+
+
+class CommunicationError(TrainerError):
+    """Another rank or node cannot be reached any more."""
+
+    failure = FailureClass.COMMUNICATION
+
+
+class StorageError(TrainerError):
+    """A disk is full, a volume is gone, or a checkpoint cannot be written or read."""
+
+    failure = FailureClass.STORAGE
+
+
+class TerminatedError(TrainerError):
+    """SIGTERM: this process has saved what there was to save."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a failure means: the class, the exit code, and the words for people."""
+
+    failure: FailureClass | None
+    exit_code: int
+    message: str
+    remedy: str | None = None
+
+
+def verdict(error: BaseException) -> Verdict:
+    """Sort any exception into a class of the contract."""
+    error = _translate(error)
+    if isinstance(error, TerminatedError | KeyboardInterrupt):
+        return Verdict(None, ExitCode.TERMINATED, str(error) or "interrupted")
+    if isinstance(error, TrainerError) and error.failure:
+        code = EXIT_CODE_OF_CLASS[error.failure]
+        return Verdict(error.failure, code, str(error), error.remedy)
+    return Verdict(
+        FailureClass.CRASH, EXIT_CRASH, f"{_where(error)}{type(error).__name__}: {error}"
+    )
+
+
+def _translate(error: BaseException) -> BaseException:
+    """Give the errors of torch and the system our classes. Names, because torch may not be here."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error)
+    if isinstance(error, TrainerError):
+        return error
+    if (
+        "OutOfMemoryError" in names
+        or isinstance(error, MemoryError)
+        or "DefaultCPUAllocator" in text
+        or "CUDA out of memory" in text
+    ):
+        return OutOfMemoryError(text.strip().splitlines()[0] or "no memory", OUT_OF_MEMORY_REMEDY)
+    if "DistError" in names or (
+        isinstance(error, RuntimeError)
+        and any(word in text for word in ("gloo", "NCCL", "Connection closed by peer"))
+    ):
+        return CommunicationError(f"lost another rank: {text.strip().splitlines()[0]}")
+    if "CheckpointException" in names or isinstance(error, OSError):
+        return StorageError(
+            f"{type(error).__name__}: {text.strip()}"[:600],
+            "check that the volume is mounted, writable and not full",
+        )
+    return error
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""  # noqa: PTH119
+
+
+class Ending:
+    """How this process ends: the reason for torchrun and the launcher, and then out."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.status: TrainerStatus | None = None
+        """What the run had reached, once it is known."""
+
+    def record(self, found: Verdict, stack: str = "") -> None:
+        """Leave the reason where torchrun looks, in its own format with ours beside it."""
+        if self._place.error_file is None:
+            return
+        word = LastWord(
+            outcome="Failed" if found.failure else "Terminated",
+            failure=found.failure,
+            message=found.message[:MESSAGE_LENGTH],
+            remedy=found.remedy,
+            rank=self._place.rank,
+            time=time.time(),
+            status=self.status,
+        )
+        extra = {"py_callstack": stack, "timestamp": str(int(word.time)), "word": word.to_json()}
+        body = {"message": {"message": found.message, "extraInfo": extra}}
+        with contextlib.suppress(OSError):
+            self._place.error_file.write_text(json.dumps(body))
+
+    def leave(self, code: int) -> None:
+        """End the process now: threads of a broken process group would hold up a normal exit."""
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def reported(place: Place) -> Iterator[Ending]:
+    """Whatever goes wrong inside ends the process with its record, one log line and its code."""
+    ending = Ending(place)
+    try:
+        yield ending
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - this is the one place where every error ends
+        found = verdict(error)
+        stack = traceback.format_exc() if found.failure is FailureClass.CRASH else ""
+        ending.record(found, stack)
+        fields = {"failure": found.failure, "remedy": found.remedy}
+        if found.failure is None:
+            log.warning("terminated: %s", found.message)
+        else:
+            log.error("failed: %s%s", found.message, f"\n{stack}" if stack else "", extra=fields)
+        ending.leave(found.exit_code)

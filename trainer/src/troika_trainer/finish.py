@@ -1,0 +1,72 @@
+"""After the last step: the best weights, the final scores, the exported model."""
+
+import logging
+import time
+
+from troika_api.contract import Evaluation, LastWord, Stage
+from troika_api.v1alpha1.run import FinetuneRun
+
+from .batch import Examples
+from .errors import StorageError, TerminatedError
+from .export import Result, export
+from .loop import Trainer
+from .tasks.base import Measured
+
+log = logging.getLogger(__name__)
+
+
+def finish(trainer: Trainer, *, test: Examples | None) -> None:
+    """Evaluate, export, and leave the word of success.
+
+    Args:
+        trainer: At its last step.
+        test: The split for the final report; validation where there is none.
+    """
+    run, progress, telemetry = trainer.run, trainer.progress, trainer.telemetry
+    task = trainer.objective.task
+    report = None
+    if isinstance(run, FinetuneRun):
+        _load_best(trainer)
+        examples = test if test is not None else trainer.validation
+        measured = _measured(trainer, examples)
+        report = task.report(measured, examples)
+        scores = task.metrics(measured, examples)
+    else:
+        scores = {name: value for name, value in progress.history[-1].items() if name != "step"}
+    evaluation = Evaluation(
+        split="test" if test is not None else "validation",
+        metrics=scores,
+        classes=report.classes if report else [],
+        best_step=progress.best_step,
+    )
+    telemetry.stage(Stage.EXPORTING)
+    result = Result(run, task.pipeline_tag, progress, evaluation, report)
+    path = trainer.group.from_first(lambda: export(trainer.objective.model, task.tokenizer, result))
+    telemetry.stage(Stage.DONE)
+    log.info("model exported", extra={"path": path, **scores})
+    telemetry.leave_word(
+        LastWord(
+            outcome="Succeeded",
+            time=time.time(),
+            status=telemetry.status,
+            evaluation=evaluation,
+            model_path=path,
+        )
+    )
+
+
+def _load_best(trainer: Trainer) -> None:
+    best = trainer.progress.best_step
+    if best is None or best == trainer.progress.step:
+        return
+    if trainer.checkpoints.verified(best) is None:
+        raise StorageError(f"the best checkpoint, of step {best}, cannot be read")
+    trainer.checkpoints.load(best, trainer.objective.model)
+
+
+def _measured(trainer: Trainer, examples: Examples) -> Measured:
+    trainer.telemetry.stage(Stage.EVALUATING)
+    measured = trainer.measure(examples)
+    if measured is None:
+        raise TerminatedError("stopped in the final evaluation; all steps are saved")
+    return measured

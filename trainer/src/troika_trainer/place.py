@@ -1,0 +1,58 @@
+"""Where this process stands: its rank, its node, its attempt. Read once from the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from troika_api import contract
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process of the gang. The defaults are those of a run with a single process."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    attempt: int = 0
+    """Number that the operator gave; the fencing token of every checkpoint."""
+    restart: int = 0
+    """How often torchrun has restarted the processes of this attempt in place."""
+    error_file: Path | None = None
+    """Where torchrun looks for the reason when this process fails."""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Place":
+        """Read the variables that torchrun and the operator set."""
+        error_file = environ.get("TORCHELASTIC_ERROR_FILE")
+        return cls(
+            rank=int(environ.get("RANK", "0")),
+            world_size=int(environ.get("WORLD_SIZE", "1")),
+            local_rank=int(environ.get("LOCAL_RANK", "0")),
+            local_world_size=int(environ.get("LOCAL_WORLD_SIZE", "1")),
+            attempt=int(environ.get(contract.ENV_ATTEMPT) or "0"),
+            restart=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            error_file=Path(error_file) if error_file else None,
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """True on the one process that speaks and writes for all."""
+        return self.rank == 0
+
+    @property
+    def word_file(self) -> Path | None:
+        """Where the launcher looks for what this process has to say at its end."""
+        return self.error_file.with_name("word.json") if self.error_file else None
+
+
+def cpu_count(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this container may use: those it is pinned to, or fewer by its quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(cores, int(limit) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or the limit is "max"
+        return cores

@@ -1,0 +1,220 @@
+"""Read rows from JSONL, CSV, Parquet and text files, anywhere that fsspec reaches.
+
+A row that is not what the run promised ends the run with its file, line and column.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import pyarrow
+import pyarrow.parquet
+
+from troika_api.v1alpha1.data import FileFormat
+
+from .errors import DataError
+
+TEXT_COLUMN = "text"
+"""Name of the only column of a plain text file."""
+
+_FORMAT_OF_ENDING = {
+    ".jsonl": FileFormat.JSONL,
+    ".json": FileFormat.JSONL,
+    ".ndjson": FileFormat.JSONL,
+    ".csv": FileFormat.CSV,
+    ".tsv": FileFormat.CSV,
+    ".parquet": FileFormat.PARQUET,
+    ".txt": FileFormat.TEXT,
+    ".text": FileFormat.TEXT,
+}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One input file, with what tells that its content has not changed."""
+
+    path: str
+    format: FileFormat
+    identity: tuple[str, int, str]
+    """Path, size in bytes, and time or tag of the last change."""
+    filesystem: fsspec.AbstractFileSystem
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row and where it stands; lines count from 1."""
+
+    values: dict[str, Any]
+    path: str
+    line: int
+
+    def text(self, column: str) -> str:
+        """The text in a column.
+
+        Raises:
+            DataError: the column is missing or holds something else.
+        """
+        value = self._value(column)
+        if not isinstance(value, str):
+            raise self.error(f"column {column!r}: expected text, got {_describe(value)}")
+        return value
+
+    def label(self, column: str) -> str:
+        """A class name: text, whole numbers and booleans are names, nothing else is."""
+        value = self._value(column)
+        if isinstance(value, str) and value.strip():
+            return value
+        if isinstance(value, int):
+            return str(value)
+        raise self.error(
+            f"column {column!r}: expected a label (text or a whole number), got {_describe(value)}"
+        )
+
+    def error(self, problem: str) -> DataError:
+        """A failure that points at this row."""
+        return DataError(f"{self.path}, line {self.line}, {problem}", "correct or drop the row")
+
+    def _value(self, column: str) -> Any:
+        if column not in self.values:
+            raise DataError(
+                f"{self.path}, line {self.line}: no column {column!r}; "
+                f"there are {', '.join(map(repr, self.values)) or 'none'}",
+                "name the right column in data, or add it to the file",
+            )
+        return self.values[column]
+
+
+def find_files(uri: str, kind: FileFormat) -> list[DataFile]:
+    """Every file that the URI means, sorted by name.
+
+    Raises:
+        DataError: there is none, or a name does not tell its format.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        if any(character in path for character in "*?["):
+            paths = [item for item in filesystem.glob(path) if filesystem.isfile(item)]
+        elif filesystem.isdir(path):
+            paths = [item for item in filesystem.find(path) if _format(item, kind)]
+        else:
+            paths = [path] if filesystem.exists(path) else []
+        infos = [filesystem.info(item) for item in sorted(paths)]
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"cannot read {uri}: {error}", "check the URI and the volume") from error
+    if not infos:
+        raise DataError(f"no file matches {uri}", "check the path and that the volume is mounted")
+    return [_data_file(filesystem, info, kind) for info in infos]
+
+
+def _data_file(
+    filesystem: fsspec.AbstractFileSystem, info: dict[str, Any], kind: FileFormat
+) -> DataFile:
+    path = info["name"]
+    found = _format(path, kind)
+    if found is None:
+        raise DataError(
+            f"{path}: the ending does not tell the format",
+            f"set format to one of {', '.join(item for item in FileFormat if item != 'Auto')}",
+        )
+    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+    return DataFile(path, found, (path, int(info.get("size") or 0), str(changed)), filesystem)
+
+
+def _format(path: str, kind: FileFormat) -> FileFormat | None:
+    if kind is not FileFormat.AUTO:
+        return kind
+    name = PurePosixPath(path)
+    ending = name.with_suffix("").suffix if name.suffix == ".gz" else name.suffix
+    return _FORMAT_OF_ENDING.get(ending.lower())
+
+
+def read_rows(file: DataFile) -> Iterator[Row]:
+    """The rows of one file, in order.
+
+    Raises:
+        DataError: the file cannot be opened, decoded or parsed.
+    """
+    try:
+        if file.format is FileFormat.PARQUET:
+            yield from _parquet(file)
+            return
+        with file.filesystem.open(file.path, "rb", compression=_compression(file.path)) as raw:
+            lines = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+            match file.format:
+                case FileFormat.CSV:
+                    yield from _csv(file, lines)
+                case FileFormat.TEXT:
+                    yield from _text(file, lines)
+                case _:
+                    yield from _jsonl(file, lines)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"cannot read {file.path} as {file.format}: {error}",
+            "check that the file is whole and that its format is the one named",
+        ) from error
+
+
+def _compression(path: str) -> str | None:
+    return "gzip" if path.endswith(".gz") else None
+
+
+def _jsonl(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{file.path}, line {number}: expected one JSON object a line: {error}",
+                "write one object a line (JSON Lines)",
+            ) from error
+        if not isinstance(values, dict):
+            raise DataError(
+                f"{file.path}, line {number}: expected a JSON object, got {_describe(values)}",
+                "write one object a line (JSON Lines)",
+            )
+        yield Row(values, file.path, number)
+
+
+def _csv(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
+    csv.field_size_limit(1 << 30)
+    delimiter = "\t" if ".tsv" in PurePosixPath(file.path).suffixes else ","
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    header = next(reader, [])
+    for values in reader:
+        if not values:
+            continue
+        if len(values) != len(header):
+            raise DataError(
+                f"{file.path}, line {reader.line_num}: "
+                f"expected {len(header)} fields, got {len(values)}",
+                "quote fields that hold the delimiter or a line break",
+            )
+        yield Row(dict(zip(header, values, strict=True)), file.path, reader.line_num)
+
+
+def _text(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
+    """Each line that is not empty is a row, as in fairseq and transformers' own scripts."""
+    for number, line in enumerate(lines, start=1):
+        if text := line.strip():
+            yield Row({TEXT_COLUMN: text}, file.path, number)
+
+
+def _parquet(file: DataFile) -> Iterator[Row]:
+    number = 0
+    with file.filesystem.open(file.path, "rb") as raw:
+        for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(batch_size=1024):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(values, file.path, number)
+
+
+def _describe(value: object) -> str:
+    shown = json.dumps(value, default=str)
+    return f"{type(value).__name__} {shown[:60]}" if value is not None else "nothing"

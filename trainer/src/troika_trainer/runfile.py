@@ -1,0 +1,72 @@
+"""Read run.json, and say in words what is wrong with it."""
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from troika_api import contract
+from troika_api.v1alpha1.run import RUN, FinetuneRun, PretrainRun
+
+from .errors import ConfigError
+
+Run = PretrainRun | FinetuneRun
+
+
+def find_run_file(arguments: list[str]) -> Path:
+    """The path given, else the one in the environment, else where the operator mounts it."""
+    if len(arguments) > 1:
+        raise ConfigError(f"expected one run file, got {len(arguments)}: {' '.join(arguments)}")
+    named = arguments[0] if arguments else os.environ.get(contract.ENV_RUN_FILE)
+    return Path(named or contract.RUN_FILE)
+
+
+def read_run(path: Path) -> Run:
+    """Parse and check the run.
+
+    Raises:
+        ConfigError: one line per mistake, each with the path of its field.
+    """
+    try:
+        run = RUN.validate_json(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
+    except ValidationError as error:
+        lines = [f"{_field(item['loc'])}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(f"{path} is not a valid run: " + "; ".join(lines)) from error
+    _check(run)
+    return run
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """`training.steps` from ('PretrainJob', 'training', 'steps'): the union's tag is no field."""
+    parts = [str(part) for part in location if part not in ("PretrainJob", "FinetuneJob")]
+    return ".".join(parts) or "the file"
+
+
+def _check(run: Run) -> None:
+    """The rules between fields that the CRD states in CEL, for run files written by hand."""
+    length = [run.training.steps, run.training.tokens, run.training.epochs]
+    if sum(value is not None for value in length) != 1:
+        raise ConfigError("training: set exactly one of steps, tokens and epochs")
+    if (run.model.config is None) == (run.model.path is None):
+        raise ConfigError("model: set exactly one of config and path")
+    validation = run.data.validation
+    if (validation.uri is None) == (validation.fraction is None):
+        raise ConfigError("data.validation: set exactly one of uri and fraction")
+    micro, total = run.training.micro_batch_size, run.training.global_batch_size
+    if micro is not None and micro > total:
+        raise ConfigError(
+            f"training.microBatchSize {micro} must not be larger than globalBatchSize {total}"
+        )
+
+
+def set_environment(run: Run) -> None:
+    """Keep Hugging Face's libraries off the network unless the run names the hub.
+
+    They read these variables when they are imported, so this comes first.
+    """
+    named = [run.model.path, run.tokenizer.path if isinstance(run, PretrainRun) else None]
+    if not any(path and path.startswith("hf://") for path in named):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

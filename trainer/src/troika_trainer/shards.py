@@ -1,0 +1,165 @@
+"""Examples on disk: flat columns in memory-mapped files, written once and read by every rank.
+
+A store is a directory. Each column is one array of numbers over all examples; a ragged column has
+offsets beside it. `index.json` comes last, and the directory is renamed into place, so a store is
+whole or not there.
+
+::
+
+    <store>/index.json
+    <store>/input_ids.00000.bin      at most SHARD_ITEMS numbers each
+    <store>/input_ids.offsets.bin    int64, one more than there are examples (ragged columns)
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SHARD_ITEMS = 1 << 27
+"""Numbers in one file: 256 MiB of uint16."""
+
+Array = npt.NDArray[Any]
+Example = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """How one column is stored. A ragged column holds a 1-d array for each example, others a number."""
+
+    dtype: str
+    ragged: bool = True
+
+
+class Column:
+    """One column over all examples."""
+
+    def __init__(self, parts: list[Array], offsets: Array | None) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return int(self._starts[-1]) if self._offsets is None else len(self._offsets) - 1
+
+    @property
+    def items(self) -> int:
+        """Numbers over all examples."""
+        return int(self._starts[-1])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Numbers in each example, shape [examples]."""
+        if self._offsets is None:
+            return np.ones(len(self), dtype=np.int64)
+        return np.diff(self._offsets)
+
+    def __getitem__(self, example: int) -> Array:
+        """The numbers of one example, shape [length] ([] for a column that is not ragged)."""
+        if self._offsets is None:
+            return self.slice(example, example + 1)[0]
+        return self.slice(int(self._offsets[example]), int(self._offsets[example + 1]))
+
+    def slice(self, start: int, stop: int) -> Array:
+        """Numbers of the flat column, wherever examples and files begin. Shape [stop - start]."""
+        part = int(np.searchsorted(self._starts, start, side="right")) - 1
+        pieces = []
+        while start < stop and part < len(self._parts):
+            base = int(self._starts[part])
+            piece = self._parts[part][start - base : stop - base]
+            pieces.append(piece)
+            start, part = start + len(piece), part + 1
+        if not pieces:
+            return np.empty(0, dtype=self._parts[0].dtype if self._parts else np.int64)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+class Store:
+    """A directory of columns, opened for reading."""
+
+    def __init__(self, directory: Path) -> None:
+        index = json.loads((directory / "index.json").read_text())
+        self.facts: dict[str, Any] = index["facts"]
+        """What the writer noted beside the columns."""
+        self.columns = {
+            name: _open(directory, name, entry) for name, entry in index["columns"].items()
+        }
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, column: str) -> Column:
+        return self.columns[column]
+
+
+def _open(directory: Path, name: str, entry: dict[str, Any]) -> Column:
+    dtype = np.dtype(entry["dtype"])
+    parts = [
+        np.memmap(directory / f"{name}.{part:05}.bin", dtype=dtype, mode="r")
+        for part in range(entry["parts"])
+    ]
+    offsets = None
+    if entry["ragged"]:
+        offsets = np.memmap(directory / f"{name}.offsets.bin", dtype=np.int64, mode="r")
+    return Column(list(parts), offsets)
+
+
+class Writer:
+    """Appends examples to a new store."""
+
+    def __init__(self, directory: Path, types: Mapping[str, ColumnType]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._columns = {name: _Appender(directory, name, kind) for name, kind in types.items()}
+
+    def add(self, examples: Iterable[Example]) -> None:
+        """Append examples; each must have every column."""
+        for example in examples:
+            for name, column in self._columns.items():
+                column.add(example[name])
+
+    def close(self, facts: Mapping[str, Any]) -> None:
+        """Write what is left, and the index last."""
+        index = {name: column.close() for name, column in self._columns.items()}
+        (self._directory / "index.json").write_text(
+            json.dumps({"columns": index, "facts": dict(facts)}, indent=1)
+        )
+
+
+class _Appender:
+    """One column on its way to disk, a buffer at a time."""
+
+    def __init__(self, directory: Path, name: str, kind: ColumnType) -> None:
+        self._directory, self._name, self._kind = directory, name, kind
+        self._pending: list[Array] = []
+        self._pending_items = 0
+        self._offsets = [0]
+        self._parts = 0
+
+    def add(self, value: Array) -> None:
+        array = np.atleast_1d(value).astype(self._kind.dtype)
+        self._pending.append(array)
+        self._pending_items += len(array)
+        self._offsets.append(self._offsets[-1] + len(array))
+        if self._pending_items >= SHARD_ITEMS:
+            self._flush()
+
+    def close(self) -> dict[str, Any]:
+        self._flush()
+        if self._kind.ragged:
+            offsets = np.asarray(self._offsets, dtype=np.int64)
+            offsets.tofile(self._directory / f"{self._name}.offsets.bin")
+        return {"dtype": self._kind.dtype, "ragged": self._kind.ragged, "parts": self._parts}
+
+    def _flush(self) -> None:
+        if self._pending_items:
+            path = self._directory / f"{self._name}.{self._parts:05}.bin"
+            np.concatenate(self._pending).tofile(path)
+            self._parts += 1
+        self._pending, self._pending_items = [], 0

@@ -1,0 +1,96 @@
+"""What the objectives on running text share: documents are joined and cut into sequences."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from math import exp
+
+import numpy as np
+from typing_extensions import override
+
+from troika_api.v1alpha1.run import PretrainRun
+from troika_trainer.batch import Batch, Examples, Integers
+from troika_trainer.errors import DataError
+from troika_trainer.rows import TEXT_COLUMN, Row
+from troika_trainer.shards import ColumnType, Example, Store
+
+from .base import Measured, Task, smallest_dtype
+
+
+class Sequences:
+    """A stream of tokens cut into pieces of equal length; what does not fill the last is left out."""
+
+    def __init__(self, store: Store, task: "LanguageTask") -> None:
+        self._tokens = store["input_ids"]
+        self._task = task
+        self._length = task.spec.data.sequence_length
+        if not len(self):
+            raise DataError(
+                f"the {store.facts.get('split', 'text')} split has {self._tokens.items} tokens, "
+                f"fewer than one sequence of {self._length}",
+                "add text, or lower data.sequenceLength",
+            )
+
+    def __len__(self) -> int:
+        return self._tokens.items // self._length
+
+    def lengths(self, indices: Integers) -> Integers:
+        return np.full(len(indices), self._length, dtype=np.int64)
+
+    def batch(self, indices: Integers, *, epoch: int) -> Batch:
+        starts = indices * self._length
+        rows = [self._tokens.slice(int(at), int(at) + self._length) for at in starts]
+        return self._task.collate(np.stack(rows).astype(np.int64), indices, epoch)
+
+
+class LanguageTask(Task):
+    """Learns from text with no labels."""
+
+    @property
+    def spec(self) -> PretrainRun:
+        """The run, which must be one that pretrains."""
+        assert isinstance(self.run, PretrainRun)
+        return self.run
+
+    @property
+    @override
+    def columns(self) -> dict[str, ColumnType]:
+        return {"input_ids": ColumnType(smallest_dtype(len(self.tokenizer)))}
+
+    @override
+    def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
+        column = self.spec.data.train.column
+        texts = [
+            row.text(column if column in row.values else _fallback(row, column)) for row in rows
+        ]
+        texts = [text for text in texts if text.strip()]
+        if not texts:
+            return
+        end = self.tokenizer.eos_token_id
+        encoded = self.tokenizer(texts, add_special_tokens=True, return_attention_mask=False)
+        for tokens in encoded["input_ids"]:
+            if not self.bidirectional and end is not None and tokens[-1:] != [end]:
+                tokens.append(end)
+            yield {"input_ids": np.asarray(tokens)}
+
+    @override
+    def examples(self, store: Store) -> Examples:
+        return Sequences(store, self)
+
+    @abstractmethod
+    def collate(self, tokens: Integers, indices: Integers, epoch: int) -> Batch:
+        """Sequences to a batch.
+
+        Args:
+            tokens: Token ids, shape [samples, length].
+            indices: Number of each sequence, shape [samples].
+            epoch: Passes over the data so far.
+        """
+
+    @override
+    def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
+        return {"loss": measured.loss, "perplexity": exp(min(measured.loss, 50.0))}
+
+
+def _fallback(row: Row, column: str) -> str:
+    """Plain text has one column, whatever the run calls it."""
+    return TEXT_COLUMN if list(row.values) == [TEXT_COLUMN] else column

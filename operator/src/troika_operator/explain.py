@@ -1,0 +1,65 @@
+"""Why an attempt's pods do not run yet, in words that stay the same while nothing changes."""
+
+import re
+from collections.abc import Sequence
+
+from troika_api.v1alpha1.status import Phase
+
+from .conditions import Situation
+from .views import GroupView, JobView, PodView, Said
+
+PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
+NORMAL = frozenset({"ContainerCreating", "PodInitializing", ""})
+_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": *(ErrImagePull: *)?')
+
+
+def starting(
+    job: JobView,
+    pods: Sequence[PodView],
+    group: GroupView | None,
+    *,
+    queue: str | None,
+    lead: str | None,
+) -> Situation:
+    """What an attempt waits for; `lead` says why it is not the first one."""
+    phase = Phase.RESTARTING if lead else Phase.STARTING
+    scheduled = len(pods) >= job.shape.nodes and all(pod.scheduled for pod in pods)
+    if job.suspended:
+        where = f"in queue {queue}" if queue else "because its Job is suspended"
+        return Situation(Phase.QUEUED, "Queued", f"waiting {where} for admission")
+    if (stuck := _stuck(pods)) is not None:
+        word, message = stuck.reason, stuck.message
+    elif not scheduled and (unplaced := _unplaced(pods, group)) is not None:
+        word, message = unplaced.reason or "Unschedulable", unplaced.message
+    else:
+        word, message = "Starting", f"starting {job.shape.nodes} pod(s)"
+    return Situation(phase, word, f"{lead}; {message}" if lead else message, scheduled=scheduled)
+
+
+def _stuck(pods: Sequence[PodView]) -> Said | None:
+    """A container that cannot start."""
+    for pod in pods:
+        if pod.waiting and pod.waiting.reason not in NORMAL:
+            reason, text = pod.waiting.reason, pod.waiting.message
+            if reason in PULL:
+                # Two reasons alternate while the kubelet retries; the text below does not.
+                reason = reason if reason.startswith(("ErrImageN", "Inv")) else "ImagePullBackOff"
+                text = _BACK_OFF.sub("", text)
+            return Said(_word(reason), f"pod {pod.name} on node {pod.node}: {text}"[:2000])
+    return None
+
+
+def _unplaced(pods: Sequence[PodView], group: GroupView | None) -> Said | None:
+    """What the scheduler says."""
+    for pod in pods:
+        if pod.unschedulable:
+            return Said(_word(pod.unschedulable.reason), pod.unschedulable.message[:2000])
+    if group is not None and group.unschedulable:
+        return Said(_word(group.unschedulable.reason), group.unschedulable.message[:2000])
+    return None
+
+
+def _word(reason: str) -> str:
+    """A condition's reason has to be CamelCase; other controllers' mostly are."""
+    cleaned = re.sub(r"[^A-Za-z0-9]", "", reason)
+    return cleaned if cleaned[:1].isalpha() else "Unknown"

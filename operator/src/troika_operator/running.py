@@ -1,0 +1,190 @@
+"""Decisions while an attempt is open: does it run, has it ended, and why."""
+
+from datetime import timedelta
+
+from troika_api.contract import FailureClass
+from troika_api.v1alpha1.base import duration_seconds
+from troika_api.v1alpha1.policy import HangAction
+from troika_api.v1alpha1.status import Attempt, ConditionType, Failure, Outcome, Phase
+
+from . import conditions, explain, report, retry
+from .between import after_attempt
+from .conditions import Situation
+from .draft import Draft, admitted, rank_zero
+from .ending import succeed
+from .failures import Settling, judge, last_word
+from .plan import Plan, PollTarget
+from .remedies import remedy_for
+from .resources.attempt import Shape
+from .views import JobView, PodView, Said
+
+
+def look(draft: Draft, attempt: Attempt) -> Plan:
+    """Decide about the open attempt."""
+    view = draft.observed.jobs.get(attempt.number)
+    if view is None or view.deleting:
+        return _taken_away(draft, attempt)
+    pods = draft.observed.pods_of(attempt.number)
+    if view.complete and not _denied(pods):
+        return succeed(draft, attempt, pods)
+    if view.suspended and (pods or conditions.holds(draft.status, ConditionType.RUNNING)):
+        return _failed(draft, attempt, _evicted_by_queue(draft))
+    verdict = judge(view, pods, draft.now)
+    if isinstance(verdict, Failure):
+        return _failed(draft, attempt, verdict)
+    if draft.job.spec.policy.suspend:
+        return after_attempt(draft, attempt, Outcome.SUSPENDED)
+    if _resized(draft, attempt):
+        return after_attempt(draft, attempt, Outcome.RESIZED)
+    if (late := _too_late(draft, view, pods)) is not None:
+        return _fatal(draft, attempt, late)
+    if isinstance(verdict, Settling):
+        draft.wake_at(verdict.until)
+    return _alive(draft, attempt, view, pods)
+
+
+def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, ...]) -> Plan:
+    """Nothing ended: say how far it is, and since when nothing moved."""
+    policy = draft.job.spec.policy
+    gpus = attempt.nodes * attempt.gpus_per_node
+    draft.status.gpus = 0 if view.suspended else gpus
+    heard = draft.observed.report
+    if heard is not None:
+        report.merge(draft.status, attempt, heard.status)
+    if not _all_run(view, pods):
+        group = draft.observed.groups.get(attempt.number)
+        queue = draft.job.spec.compute.queue
+        draft.say(explain.starting(view, pods, group, queue=queue, lead=draft.lead))
+        return draft.plan(delete=draft.sweep(), poll=_target(attempt, pods))
+    stalled = _stalled(draft, attempt)
+    if stalled is not None and policy.hang.action is not HangAction.WARN:
+        hang = Failure(
+            class_=FailureClass.HANG,
+            message=stalled.message,
+            remedy=remedy_for(FailureClass.HANG),
+        )
+        fatal = policy.hang.action is HangAction.FAIL
+        return _fatal(draft, attempt, hang) if fatal else _failed(draft, attempt, hang)
+    stage = draft.status.progress.stage if draft.status.progress else None
+    draft.say(
+        Situation(
+            Phase.RUNNING,
+            "PodsRunning",
+            f"no progress: {stalled.message}" if stalled else stage and f"{stage}",
+            scheduled=True,
+            running=True,
+            stalled=stalled,
+        )
+    )
+    return draft.plan(delete=draft.sweep(), poll=_target(attempt, pods))
+
+
+def _all_run(view: JobView, pods: tuple[PodView, ...]) -> bool:
+    """Every rank is there; one that has finished well counts while the others go on."""
+    there = [pod for pod in pods if pod.running or (pod.exit and pod.exit.code == 0)]
+    return not view.suspended and len(there) >= view.shape.nodes
+
+
+def _target(attempt: Attempt, pods: tuple[PodView, ...]) -> PollTarget | None:
+    pod = rank_zero(pods)
+    if pod is None or not pod.running or not pod.ip or pod.deleted:
+        return None
+    return PollTarget(pod.uid, pod.ip, attempt.number)
+
+
+def _stalled(draft: Draft, attempt: Attempt) -> Said | None:
+    """No progress of any kind for policy.hang.after.
+
+    Judged by when we saw something move, never by a time that a pod wrote: neither a wrong clock
+    nor a word of an earlier attempt may end a job that works. A container that never said anything
+    is left alone, unless it is our own image, which speaks before anything else.
+    """
+    after = timedelta(seconds=duration_seconds(draft.job.spec.policy.hang.after))
+    heard = draft.observed.report
+    current = heard is not None and heard.status.attempt == attempt.number
+    speaks = draft.job.spec.compute.image is None or attempt.last_step is not None
+    running_since = conditions.since(draft.status, ConditionType.RUNNING) or draft.now
+    if heard is not None and current:
+        moved = heard.moved
+    elif speaks:
+        moved = max(running_since, draft.observed.watching_since)
+    else:
+        return None
+    if draft.now >= moved + after:
+        text = f"no step, evaluation or checkpoint for {draft.job.spec.policy.hang.after}"
+        return Said("NoProgress", text)
+    draft.wake_at(moved + after)
+    return None
+
+
+def _too_late(draft: Draft, view: JobView, pods: tuple[PodView, ...]) -> Failure | None:
+    """A deadline has passed."""
+    deadline = draft.deadline()
+    if deadline is not None and draft.now >= deadline:
+        return draft.deadline_failure()
+    draft.wake_at(deadline)
+    startup = draft.job.spec.policy.startup_deadline
+    if startup is None or view.suspended or _all_run(view, pods):
+        return None
+    if conditions.holds(draft.status, ConditionType.RUNNING):
+        return None
+    limit = admitted(view) + timedelta(seconds=duration_seconds(startup))
+    if draft.now < limit:
+        draft.wake_at(limit)
+        return None
+    held_up = draft.status.reason or "the pods did not start"
+    return Failure(
+        class_=FailureClass.STARTUP,
+        message=f"not all pods ran within policy.startupDeadline ({startup}): {held_up}"[:4096],
+        remedy=remedy_for(FailureClass.STARTUP),
+    )
+
+
+def _resized(draft: Draft, attempt: Attempt) -> bool:
+    wanted = Shape.wanted(draft.job.spec.compute, number=attempt.number)
+    return (wanted.nodes, wanted.processes_per_node, wanted.gpus_per_node) != (
+        attempt.nodes,
+        attempt.processes_per_node,
+        attempt.gpus_per_node,
+    )
+
+
+def _denied(pods: tuple[PodView, ...]) -> bool:
+    """All containers exited with 0, but rank 0 says that it failed."""
+    word = last_word(rank_zero(pods))
+    return word is not None and word.outcome == "Failed"
+
+
+def _taken_away(draft: Draft, attempt: Attempt) -> Plan:
+    """The attempt's Job is gone, and not by us: we write the end of an attempt down first."""
+    if draft.job.spec.policy.suspend:
+        return after_attempt(draft, attempt, Outcome.SUSPENDED)
+    failure = Failure(
+        class_=FailureClass.PREEMPTED,
+        message=f"the Job of attempt {attempt.number} was deleted",
+    )
+    return _failed(draft, attempt, failure)
+
+
+def _evicted_by_queue(draft: Draft) -> Failure:
+    return Failure(
+        class_=FailureClass.PREEMPTED,
+        message=f"queue {draft.job.spec.compute.queue} took the pods' place back",
+    )
+
+
+def _failed(draft: Draft, attempt: Attempt, failure: Failure) -> Plan:
+    """The attempt failed; the budget of its class decides about the next one."""
+    preempted = failure.class_ is FailureClass.PREEMPTED
+    outcome = Outcome.PREEMPTED if preempted else Outcome.FAILED
+    counted = dict(draft.status.failures)
+    counted[str(failure.class_)] = counted.get(str(failure.class_), 0) + 1
+    if not retry.allowed(draft.job.spec.policy.retry, failure.class_, counted):
+        return _fatal(draft, attempt, failure)
+    return after_attempt(draft, attempt, outcome, failure)
+
+
+def _fatal(draft: Draft, attempt: Attempt, failure: Failure) -> Plan:
+    draft.end(attempt, Outcome.FAILED, failure)
+    draft.fail_for(failure)
+    return draft.plan(delete=draft.sweep())

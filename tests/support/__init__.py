@@ -1,0 +1,1 @@
+"""Typed helpers that tests of several parts share."""

@@ -1,0 +1,562 @@
+"""decide(), one behaviour a test: a job from apply to its end."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from support.story import Story
+from support.views import START, at, exited, finetune, pending, pod_view, pretrain, said
+from troika_api.contract import Evaluation, FailureClass, LastWord, SavedCheckpoint, TrainerStatus
+from troika_api.v1alpha1.status import ConditionType, JobStatus, ModelStatus, Outcome, Phase
+from troika_operator.plan import Report, Source
+from troika_operator.resources.attempt import Shape
+from troika_operator.views import GroupView
+
+
+def training(step: int, **facts: Any) -> TrainerStatus:
+    return TrainerStatus(
+        **{"stage": "Training", "step": step, "total_steps": 100, "first_step": 1, **facts}
+    )
+
+
+def running(**changes: Any) -> Story:
+    """A job whose first attempt runs."""
+    story = Story(pretrain(**changes))
+    story.look(0)
+    story.run()
+    return story
+
+
+def succeed_word(**facts: Any) -> LastWord:
+    return LastWord(
+        outcome="Succeeded",
+        status=training(100, stage="Done", loss=1.23456, tokens_per_second=999.6),
+        model_path="/mnt/troika/models/bert-prose",
+        **facts,
+    )
+
+
+# The good case
+
+
+def test_a_new_job_becomes_an_attempt_and_one_status_patch() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    assert [made["metadata"]["name"] for made in story.created] == ["bert-prose-ptj-a0"]
+    assert story.patches == 1
+    assert story.phase() is Phase.STARTING
+    assert story.condition(ConditionType.VALID).status == "True"
+    assert [(a.number, a.nodes, a.outcome) for a in story.status.attempts] == [
+        (0, 2, Outcome.RUNNING)
+    ]
+
+
+def test_running_means_that_every_pod_runs() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    story.see_pods(pod_view(0), pending(1))
+    story.look(2)
+    assert story.phase() is Phase.STARTING
+    assert story.condition(ConditionType.RUNNING).status == "False"
+    story.run()
+    assert story.phase() is Phase.RUNNING
+    assert story.condition(ConditionType.RUNNING).status == "True"
+    assert story.condition(ConditionType.SCHEDULED).status == "True"
+
+
+def test_rank_zero_is_polled_once_its_container_runs() -> None:
+    story = Story(pretrain())
+    assert story.look(0).poll is None
+    target = story.run().poll
+    assert target is not None
+    assert (target.ip, target.attempt) == ("10.0.0.1", 0)
+
+
+def test_progress_is_taken_over() -> None:
+    story = running()
+    story.see(report=Report(training(45, loss=2.345678, eta_seconds=75), moved=at(20)))
+    story.look(20)
+    progress = story.status.progress
+    assert progress is not None
+    assert (progress.step, progress.percent, progress.loss, progress.eta) == (
+        45,
+        "45.0%",
+        2.3457,
+        "1m15s",
+    )
+    assert (story.newest.first_step, story.newest.last_step) == (1, 45)
+
+
+def test_what_an_earlier_attempt_said_is_not_progress() -> None:
+    story = running()
+    story.see(report=Report(training(45, attempt=7), moved=at(20)))
+    story.look(20)
+    assert story.status.progress is None
+
+
+def test_a_complete_job_keeps_the_last_word() -> None:
+    story = running()
+    word = succeed_word(evaluation=Evaluation(split="validation", metrics={"loss": 1.987654}))
+    story.see_pods(pod_view(0, exit=exited(0, word=word)), pod_view(1, exit=exited(0)))
+    story.see_job(complete=True)
+    story.look(100)
+    status = story.status
+    assert status.phase is Phase.SUCCEEDED
+    assert story.condition(ConditionType.COMPLETE).status == "True"
+    assert status.model == ModelStatus(uri="pvc://models/bert-prose")
+    assert status.evaluation is not None
+    assert status.evaluation.metrics == {"loss": 1.9877}
+    assert status.progress is not None
+    assert (status.progress.step, status.progress.percent) == (100, "100%")
+    assert status.throughput is not None
+    assert status.throughput.tokens_per_second == 1000
+    assert status.reason == "100 steps in 1m40s; model in pvc://models/bert-prose"
+    assert (status.gpus, story.newest.outcome) == (0, Outcome.SUCCEEDED)
+    assert story.deleted == []
+
+
+def test_a_complete_job_whose_pods_are_gone_says_what_is_known() -> None:
+    story = running()
+    story.see_pods()
+    story.see_job(complete=True)
+    story.look(100)
+    assert story.phase() is Phase.SUCCEEDED
+    assert story.status.model == ModelStatus(uri="pvc://models/bert-prose")
+    assert "was gone" in (story.status.reason or "")
+
+
+def test_a_life_without_faults_takes_five_status_patches_at_most() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    story.see_pods(pending(0), pending(1))
+    story.look(1)
+    placed: dict[str, Any] = {"scheduled": True, "waiting": said("ContainerCreating")}
+    story.see_pods(pending(0, **placed), pending(1))
+    story.look(1.5)
+    story.see_pods(pending(0, **placed), pending(1, **placed))
+    story.look(2)
+    story.see_pods(pod_view(0), pending(1, **placed))
+    story.look(3)
+    story.run()
+    story.see_pods(pod_view(0, exit=exited(0, word=succeed_word())), pod_view(1))
+    story.look(90)
+    story.see_job(complete=True)
+    story.look(100)
+    assert story.phase() is Phase.SUCCEEDED
+    assert story.patches <= 5
+
+
+def test_nothing_changed_means_nothing_to_write() -> None:
+    story = running()
+    before = story.patches
+    for seconds in (6, 60, 600):
+        story.look(seconds)
+    assert story.patches == before
+
+
+def test_a_deleted_job_is_left_to_the_garbage_collector() -> None:
+    story = Story(pretrain(metadata__deletionTimestamp="2026-11-24T12:00:00Z"))
+    story.look(0)
+    assert story.created == []
+    assert story.patches == 0
+
+
+# Why it waits
+
+
+@pytest.mark.parametrize(
+    ("pod", "word", "text"),
+    [
+        (
+            {
+                "unschedulable": said(
+                    "Unschedulable", "0/3 nodes are available: 3 Insufficient cpu."
+                )
+            },
+            "Unschedulable",
+            "0/3 nodes are available",
+        ),
+        (
+            {"unschedulable": said("Unschedulable", 'persistentvolumeclaim "corpus" not found')},
+            "Unschedulable",
+            'persistentvolumeclaim "corpus" not found',
+        ),
+        (
+            {
+                "scheduled": True,
+                "waiting": said("ErrImagePull", "pull access denied for nope"),
+            },
+            "ImagePullBackOff",
+            "pull access denied for nope",
+        ),
+        (
+            {
+                "scheduled": True,
+                "waiting": said(
+                    "ImagePullBackOff",
+                    'Back-off pulling image "nope": ErrImagePull: pull access denied for nope',
+                ),
+            },
+            "ImagePullBackOff",
+            "pull access denied for nope",
+        ),
+        (
+            {
+                "scheduled": True,
+                "waiting": said("CreateContainerConfigError", 'secret "x" not found'),
+            },
+            "CreateContainerConfigError",
+            'secret "x" not found',
+        ),
+    ],
+)
+def test_the_reason_says_what_holds_the_pods_up(pod: dict[str, Any], word: str, text: str) -> None:
+    story = Story(pretrain())
+    story.look(0)
+    story.see_pods(pending(0, **pod), pending(1))
+    story.look(10)
+    assert story.phase() is Phase.STARTING
+    assert text in (story.status.reason or "")
+    assert "Back-off" not in (story.status.reason or "")
+    assert story.condition(ConditionType.SCHEDULED).status == "False"
+    assert story.condition(ConditionType.SCHEDULED).reason == word
+
+
+def test_the_gang_says_why_it_is_not_placed() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    group = GroupView(
+        "g", "g", 1, "", 0, unschedulable=said("Unschedulable", "gang of 2, room for 1")
+    )
+    story.see(groups={0: group})
+    story.see_pods(pending(0), pending(1))
+    story.look(10)
+    assert story.status.reason == "gang of 2, room for 1"
+
+
+def test_a_queued_job_is_suspended_at_birth_and_says_where_it_waits() -> None:
+    story = Story(pretrain(spec__compute__queue="research"))
+    story.look(0)
+    assert story.created[0]["spec"]["suspend"] is True
+    assert story.created[0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+    assert story.phase() is Phase.QUEUED
+    assert story.status.reason == "waiting in queue research for admission"
+    assert story.status.gpus == 0
+    story.see_job(suspended=False, started=at(50))
+    story.run(seconds=55)
+    assert story.phase() is Phase.RUNNING
+
+
+def test_a_queue_that_takes_its_place_back_ends_the_attempt_for_free() -> None:
+    story = Story(pretrain(spec__compute__queue="research"))
+    story.look(0)
+    story.see_job(suspended=False, started=at(1))
+    story.run()
+    story.see_job(suspended=True)
+    story.look(60)
+    assert story.status.attempts[0].outcome is Outcome.PREEMPTED
+    assert story.status.failures == {"Preempted": 1}
+    assert "Job/bert-prose-ptj-a0" in story.deleted
+    story.see_pods()
+    story.look(61)
+    assert story.newest.number == 1
+    assert story.phase() is Phase.QUEUED
+
+
+def test_a_refused_job_says_who_refused_it_and_why() -> None:
+    story = Story(pretrain())
+    story.see(refusal="Job bert-prose-ptj-a0 was refused: exceeded quota: gpus")
+    plan = story.plans[-1] if story._once() else None
+    assert plan is not None
+    assert story.phase() is Phase.PENDING
+    assert "exceeded quota" in (story.status.reason or "")
+    assert plan.start is not None
+
+
+# Another job's model
+
+
+def source(**status: Any) -> Source:
+    body = JobStatus.model_validate({"conditions": [], **status})
+    return Source("PretrainJob", "bert-prose", exists=True, status=body, output_uri="pvc://m/out")
+
+
+def condition(kind: str) -> list[dict[str, str]]:
+    stamp = "2026-11-24T12:00:00Z"
+    return [{"type": kind, "status": "True", "reason": "X", "lastTransitionTime": stamp}]
+
+
+def test_a_job_waits_for_one_that_is_not_there_yet() -> None:
+    story = Story(finetune())
+    story.see(source=Source("PretrainJob", "bert-prose"))
+    plan = story.look(0)
+    assert story.phase() is Phase.WAITING
+    assert story.status.reason == "waiting for PretrainJob bert-prose, which does not exist yet"
+    assert plan.requeue_after == 60
+
+
+def test_a_job_says_how_far_the_awaited_one_is() -> None:
+    story = Story(finetune())
+    story.see(source=source(phase="Running", progress={"step": 30, "totalSteps": 400}))
+    story.look(0)
+    assert story.status.reason == (
+        "waiting for PretrainJob bert-prose, which is Running at step 30 of 400"
+    )
+
+
+def test_the_model_of_a_complete_job_is_mounted_and_remembered() -> None:
+    story = Story(finetune())
+    done = source(conditions=condition("Complete"), model={"uri": "pvc://made/bert"})
+    story.see(source=done)
+    story.look(0)
+    assert story.status.base_model == ModelStatus(uri="pvc://made/bert")
+    volumes = story.created[0]["spec"]["template"]["spec"]["volumes"]
+    assert "pvc-made" in {volume["name"] for volume in volumes}
+    story.see(source=Source("PretrainJob", "bert-prose"))
+    story.see_pods(pod_view(0, exit=exited(1)), pod_view(1))
+    story.look(60)
+    story.look(90)
+    assert story.newest.number == 1
+
+
+def test_a_job_fails_with_the_one_that_it_waits_for() -> None:
+    story = Story(finetune())
+    story.see(source=source(conditions=condition("Failed"), reason="BadData: no rows"))
+    story.look(0)
+    assert story.phase() is Phase.FAILED
+    assert story.condition(ConditionType.FAILED).reason == "ModelUnavailable"
+    assert "no rows" in (story.status.reason or "")
+
+
+# Suspend, resize, deadlines, TTL
+
+
+def test_suspend_writes_the_end_down_then_deletes_the_job_and_waits_for_its_pods() -> None:
+    story = running()
+    story.job.spec.policy.suspend = True
+    story.look(60)
+    assert story.phase() is Phase.SUSPENDING
+    assert story.newest.outcome is Outcome.SUSPENDED
+    assert story.deleted == ["Job/bert-prose-ptj-a0"]
+    saved = training(30, checkpoint=SavedCheckpoint(step=30, time=at(65).timestamp(), path="/x"))
+    word = LastWord(outcome="Terminated", status=saved)
+    story.see_pods(
+        pod_view(0, exit=exited(143, word=word), gone_by=at(180)), pod_view(1, gone_by=at(180))
+    )
+    story.look(65)
+    assert story.phase() is Phase.SUSPENDING
+    story.see_pods()
+    story.look(66)
+    assert story.phase() is Phase.SUSPENDED
+    assert story.condition(ConditionType.SUSPENDED).status == "True"
+    assert story.status.checkpoint is not None
+    assert story.status.checkpoint.step == 30
+    assert story.newest.last_step == 30
+    assert story.status.failures == {}
+
+
+def test_a_pod_of_a_dead_node_is_not_waited_for() -> None:
+    story = running()
+    story.job.spec.policy.suspend = True
+    story.see_pods(pod_view(0, gone_by=at(70)))
+    story.look(60)
+    assert story.phase() is Phase.SUSPENDING
+    assert story.look(71).requeue_after is None
+    assert story.phase() is Phase.SUSPENDED
+
+
+def test_resume_is_a_new_attempt_that_counts_neither_as_restart_nor_as_time() -> None:
+    story = running(spec__policy__deadline="100s")
+    story.job.spec.policy.suspend = True
+    story.look(60)
+    story.see_pods()
+    story.look(61)
+    story.job.spec.policy.suspend = False
+    story.look(1061)
+    assert story.newest.number == 1
+    assert (story.status.suspended_seconds, story.status.restarts) == (1000, 0)
+    assert story.phase() is Phase.STARTING
+    assert story.condition(ConditionType.SUSPENDED).status == "False"
+    story.run(1, seconds=1090)
+    assert story.phase() is Phase.RUNNING
+    story.look(1101)
+    assert story.phase() is Phase.FAILED
+
+
+def test_a_job_that_is_born_suspended_makes_nothing_until_it_is_resumed() -> None:
+    story = Story(pretrain(spec__policy__suspend=True))
+    story.look(0)
+    assert story.phase() is Phase.SUSPENDED
+    assert story.created == []
+    story.job.spec.policy.suspend = False
+    story.look(10)
+    assert story.newest.number == 0
+
+
+def test_a_new_size_ends_the_attempt_and_the_next_one_has_it() -> None:
+    story = running()
+    story.job.spec.compute.nodes = 3
+    story.look(60)
+    assert story.status.attempts[0].outcome is Outcome.RESIZED
+    assert story.phase() is Phase.RESTARTING
+    assert story.deleted == ["Job/bert-prose-ptj-a0"]
+    assert len(story.created) == 1
+    story.see_pods()
+    story.look(62)
+    assert story.newest.nodes == 3
+    assert story.created[1]["spec"]["parallelism"] == 3
+    assert story.status.restarts == 0
+
+
+def test_a_job_that_is_not_done_by_its_deadline_fails() -> None:
+    story = running(spec__policy__deadline="1h")
+    story.see(report=Report(training(5), moved=at(3590)))
+    story.look(3599)
+    assert story.phase() is Phase.RUNNING
+    story.look(3600)
+    assert story.phase() is Phase.FAILED
+    assert story.condition(ConditionType.FAILED).reason == "Deadline"
+    assert story.deleted == ["Job/bert-prose-ptj-a0"]
+
+
+def test_pods_that_do_not_start_in_time_fail_the_job_with_what_held_them_up() -> None:
+    story = Story(pretrain(spec__policy__startupDeadline="5m"))
+    story.look(0)
+    stuck: dict[str, Any] = {
+        "scheduled": True,
+        "waiting": said("ImagePullBackOff", "no such image"),
+    }
+    story.see_pods(pending(0, **stuck), pod_view(1))
+    assert story.look(10).requeue_after == 290
+    story.look(300)
+    assert story.condition(ConditionType.FAILED).reason == "Startup"
+    assert "no such image" in (story.status.reason or "")
+    assert story.deleted == ["Job/bert-prose-ptj-a0"]
+
+
+def test_time_in_a_queue_does_not_count_as_startup() -> None:
+    story = Story(pretrain(spec__policy__startupDeadline="5m", spec__compute__queue="q"))
+    story.look(0)
+    story.look(4000)
+    assert story.phase() is Phase.QUEUED
+    story.see_job(suspended=False, started=at(4000))
+    assert story.look(4001).requeue_after == 299
+
+
+def test_children_are_removed_after_the_ttl_and_never_made_again() -> None:
+    story = running(spec__policy__ttlAfterFinished="1h")
+    story.see_pods(pod_view(0, exit=exited(0, word=succeed_word())), pod_view(1, exit=exited(0)))
+    story.see_job(complete=True)
+    assert story.look(100).requeue_after == 3600
+    assert story.deleted == []
+    story.look(3700)
+    service, config, job = story.deleted
+    assert (service, job) == ("Service/bert-prose-ptj", "Job/bert-prose-ptj-a0")
+    volumes = story.created[0]["spec"]["template"]["spec"]["volumes"]
+    assert config == f"ConfigMap/{volumes[0]['configMap']['name']}"
+    before = story.patches
+    story.see_pods()
+    story.look(4000)
+    assert len(story.created) == 1
+    assert story.patches == before
+
+
+# A spec that no schema could refuse
+
+
+def test_an_invalid_job_says_what_is_wrong_and_starts_when_it_is_mended() -> None:
+    story = Story(pretrain(spec__compute__env=[{"name": "TROIKA_ATTEMPT", "value": "7"}]))
+    story.look(0)
+    assert story.phase() is Phase.INVALID
+    valid = story.condition(ConditionType.VALID)
+    assert (valid.status, valid.reason) == ("False", "InvalidSpec")
+    assert "spec.compute.env: TROIKA_ATTEMPT" in valid.message
+    assert story.created == []
+    story.job.spec.compute.env = []
+    story.look(1)
+    assert story.condition(ConditionType.VALID).status == "True"
+    assert story.newest.number == 0
+
+
+def test_a_spec_that_becomes_invalid_does_not_end_what_runs() -> None:
+    story = running()
+    story.job.spec.compute.labels = {"troika.dev/job-name": "x"}
+    story.look(60)
+    assert story.phase() is Phase.RUNNING
+    assert story.condition(ConditionType.VALID).status == "False"
+    story.see_pods(pod_view(0, exit=exited(1)), pod_view(1))
+    story.look(70)
+    story.look(120)
+    assert story.phase() is Phase.INVALID
+    assert len(story.created) == 1
+
+
+# Records
+
+
+def test_a_job_that_exists_without_a_record_is_adopted_as_it_is() -> None:
+    story = Story(pretrain())
+    shape = Shape(4, nodes=2, processes_per_node=1, micro_batch_divisor=8)
+    story.look(0)
+    view = replace(story.observed.jobs[0], shape=shape, created=at(3))
+    story.job.status = JobStatus()
+    story.see(jobs={4: view})
+    story.look(10)
+    record = story.newest
+    assert (record.number, record.nodes, record.processes_per_node) == (4, 2, 1)
+    assert record.micro_batch_divisor == 8
+    assert record.started == at(3)
+    assert story.status.started == at(3)
+
+
+def test_records_are_bounded_and_numbers_keep_counting() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    for number in range(30):
+        story.run(number, seconds=number * 2000 + 10)
+        story.see(report=Report(training(5, attempt=number), moved=story.now))
+        story.look(number * 2000 + 20)
+        story.see_pods(
+            pod_view(0, number, disrupted=said("PreemptionByScheduler", when=number * 2000 + 50))
+        )
+        story.look(number * 2000 + 60)
+        story.see_pods()
+        story.look(number * 2000 + 61)
+    assert story.newest.number == 30
+    assert len(story.status.attempts) == 20
+    assert story.status.failures == {"Preempted": 30}
+    assert story.status.restarts == 30
+    assert story.status.started == START
+
+
+def test_goodput_counts_what_a_checkpoint_holds() -> None:
+    story = running(spec__compute__gpusPerNode=8, spec__training__globalBatchSize=64)
+    half = training(
+        100,
+        total_steps=1000,
+        training_seconds=1800.0,
+        checkpoint=SavedCheckpoint(step=50, time=at(1000).timestamp(), path="/x"),
+    )
+    story.see(report=Report(half, moved=at(3590)))
+    story.look(3590)
+    assert story.status.gpus == 16
+    story.see_pods(pod_view(0, exit=exited(1, 3600)), pod_view(1))
+    story.look(3600)
+    goodput = story.status.goodput
+    assert goodput is not None
+    assert goodput.gpu_hours == 16.0
+    assert goodput.wasted_gpu_hours == 12.0
+    assert goodput.ratio == 0.25
+
+
+def test_class_of_a_failure_is_kept_with_the_attempt() -> None:
+    story = running()
+    word = LastWord(outcome="Failed", failure=FailureClass.BAD_DATA, message="row 7", rank=3)
+    story.see_pods(pod_view(0, exit=exited(11, word=word)), pod_view(1))
+    story.look(60)
+    failure = story.newest.failure
+    assert failure is not None
+    assert (failure.class_, failure.rank, failure.exit_code) == (FailureClass.BAD_DATA, 3, 11)
+    assert story.phase() is Phase.FAILED
+    assert "row 7" in (story.status.reason or "")

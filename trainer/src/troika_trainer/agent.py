@@ -1,4 +1,4 @@
-"""torchrun's agent with our rules: stable ranks, no restart where it cannot help, first cause kept."""
+"""torchrun's agent with our rules: stable ranks, no useless restart, the first cause kept."""
 
 import signal
 import time

@@ -7,6 +7,8 @@ from math import ceil
 
 import numpy as np
 
+from troika_api.v1alpha1.training import Training
+
 from .batch import Batch, Examples, Integers
 from .errors import ConfigError
 from .place import Place
@@ -52,7 +54,7 @@ class Batches:
     def __init__(self, examples: Examples, order: Order, *, place: Place, micro: int) -> None:
         if place.world_size > order.batch:
             raise ConfigError(
-                f"training.globalBatchSize {order.batch} is smaller than the {place.world_size} ranks",
+                f"training.globalBatchSize {order.batch} is less than the {place.world_size} ranks",
                 "raise it, or ask for fewer nodes or GPUs",
             )
         self._examples, self._order, self._place, self._micro = examples, order, place, micro
@@ -67,22 +69,18 @@ class Batches:
         for epoch, indices in self._order.step(step):
             by_length = indices[np.argsort(self._examples.lengths(indices), kind="stable")]
             mine = by_length[self._place.rank :: self._place.world_size]
-            for start in range(0, len(mine), self._micro):
-                made.append(self._examples.batch(mine[start : start + self._micro], epoch=epoch))
+            made += [
+                self._examples.batch(mine[start : start + self._micro], epoch=epoch)
+                for start in range(0, len(mine), self._micro)
+            ]
         return made
 
 
-def micro_batch_size(*, wanted: int | None, batch: int, ranks: int, divisor: int) -> int:
-    """Examples in one forward pass of one rank.
-
-    Args:
-        wanted: What the run asks for, if anything.
-        batch: Examples in a step, over all ranks.
-        ranks: Number of ranks.
-        divisor: How often memory ran out so far, as a power of two; accumulation makes up for it.
-    """
-    share = ceil(batch / ranks)
-    return max(1, min(wanted or MAX_DEFAULT_MICRO_BATCH, share) // divisor)
+def micro_batch_size(training: Training, place: Place) -> int:
+    """Examples in one forward pass of one rank; accumulation makes up its share of a step."""
+    share = ceil(training.global_batch_size / place.world_size)
+    wanted = training.micro_batch_size or MAX_DEFAULT_MICRO_BATCH
+    return max(1, min(wanted, share) // place.micro_batch_divisor)
 
 
 class Ahead:

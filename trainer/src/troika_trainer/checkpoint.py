@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 import transformers
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from troika_api.contract import SavedCheckpoint
 
@@ -54,6 +56,18 @@ class Progress:
     best_score: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """Validation metrics, oldest first, each with its step."""
+
+    def note(self, scores: dict[str, float], best_by: str | None) -> bool:
+        """Remember an evaluation of this step; True where it is the best by that metric so far."""
+        self.evaluated_step = self.step
+        self.history.append({"step": float(self.step), **scores})
+        if best_by is None:
+            return False
+        score = -scores["loss"] if best_by == "loss" else scores[best_by]
+        if self.best_score is not None and score <= self.best_score:
+            return False
+        self.best_step, self.best_score = self.step, score
+        return True
 
 
 @dataclass(frozen=True)
@@ -99,12 +113,12 @@ class Checkpoints:
         staged = final.with_name(f"{final.name}.tmp-{self._attempt}")
         self._group.from_first(lambda: _make_empty(staged))
         weights, state = get_state_dict(model, optimizer)
-        dcp.save(
+        dcp_save(
             {"model": weights, "optimizer": state},
-            storage_writer=dcp.FileSystemWriter(staged),
+            storage_writer=FileSystemWriter(staged),
             no_dist=self._group.size == 1,
         )
-        mine = [path for path in staged.glob(f"__{self._group.place.rank}_*")]
+        mine = staged.glob(f"__{self._group.place.rank}_*")
         parts = self._group.gather({path.name: _identity(path) for path in mine})
         files = {name: entry for part in parts for name, entry in part.items()}
         commit = self._group.from_first(lambda: self._commit(staged, final, files, progress))
@@ -139,9 +153,9 @@ class Checkpoints:
             state["model"] = get_model_state_dict(model)
         else:
             state["model"], state["optimizer"] = get_state_dict(model, optimizer)
-        dcp.load(
+        dcp_load(
             state,
-            storage_reader=dcp.FileSystemReader(self._path(step)),
+            storage_reader=FileSystemReader(self._path(step)),
             no_dist=self._group.size == 1,
         )
         if optimizer is None:

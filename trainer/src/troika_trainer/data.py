@@ -1,4 +1,4 @@
-"""From files to examples on disk, once: the first rank tokenizes, the others and later attempts reuse.
+"""From files to examples on disk, once: the first rank tokenizes, everyone else reuses.
 
 The cache directory must be on storage that all ranks share; its name is a fingerprint of what
 made it, so other data, another tokenizer or another column is another directory.

@@ -8,9 +8,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from .batch import Batch
 from .errors import CommunicationError
 from .place import Place
+from .tasks.base import Objective
 
 T = TypeVar("T")
 
@@ -73,8 +77,8 @@ class Group:
         result: T = outcome[0]
         return result
 
-    def wait_for_first(self, work: Callable[[], None]) -> None:
-        """Let the first rank work for as long as it takes while the others wait without a collective.
+    def wait_for_first(self, work: Callable[[], object]) -> None:
+        """Let the first rank work as long as it takes; the others wait without a collective.
 
         Raises:
             CommunicationError: the first rank did not finish in `MAKING_TIMEOUT`.
@@ -119,3 +123,24 @@ def _device(place: Place) -> torch.device:
     device = torch.device("cuda", place.local_rank)
     torch.cuda.set_device(device)
     return device
+
+
+def data_parallel(objective: Objective, group: Group, *, trial: Batch) -> nn.Module:
+    """Exchange gradients between the ranks, where there is more than one.
+
+    A trial pass finds out whether the architecture has weights that its loss never reaches:
+    waiting for their gradients would hang, and looking for them in every step costs time.
+    """
+    objective.train()
+    if group.size == 1:
+        return objective
+    loss, _ = objective(trial.to(group.device))
+    loss.backward()
+    unused = any(w.requires_grad and w.grad is None for w in objective.parameters())
+    objective.zero_grad(set_to_none=True)
+    return DistributedDataParallel(
+        objective,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=unused,
+    )

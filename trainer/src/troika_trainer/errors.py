@@ -200,5 +200,6 @@ def reported(place: Place) -> Iterator[Ending]:
         if found.failure is None:
             log.warning("terminated: %s", found.message)
         else:
-            log.error("failed: %s%s", found.message, f"\n{stack}" if stack else "", extra=fields)
+            # The stack is in the record of a crash; the other classes are explained in a sentence.
+            log.error("failed: %s%s", found.message, f"\n{stack}" if stack else "", extra=fields)  # noqa: TRY400
         ending.leave(found.exit_code)

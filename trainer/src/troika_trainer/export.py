@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -94,7 +94,7 @@ def _write(
 
 
 def _replace(staged: Path, target: Path) -> None:
-    """Put a directory where another may be; a mount point cannot move, so its files are replaced."""
+    """Put a directory where another may be; a mount point cannot move, only its files."""
     if target.is_mount():
         for file in sorted(staged.iterdir()):
             file.replace(target / file.name)

@@ -66,7 +66,7 @@ def _load_best(trainer: Trainer) -> None:
 
 def _measured(trainer: Trainer, examples: Examples) -> Measured:
     trainer.telemetry.stage(Stage.EVALUATING)
-    measured = trainer.measure(examples)
+    measured = trainer.evaluator.measure(examples)
     if measured is None:
         raise TerminatedError("stopped in the final evaluation; all steps are saved")
     return measured

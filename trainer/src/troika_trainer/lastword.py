@@ -1,4 +1,4 @@
-"""The pod's last word: made from how its processes ended, under 4 KiB, where the kubelet reads it."""
+"""The pod's last word: made from how its processes ended, where the kubelet reads it."""
 
 import json
 import logging
@@ -11,9 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from troika_api import contract
-from troika_api.contract import ExitCode, FailureClass, LastWord
+from troika_api.contract import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, LastWord
 
-from .errors import CLASS_OF_EXIT_CODE, EXIT_CODE_OF_CLASS, EXIT_CRASH, Verdict
+from .errors import EXIT_CODE_OF_CLASS, EXIT_CRASH, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def conclude(ends: list[ProcessEnd]) -> tuple[LastWord, int]:
 
 
 def peers_lost(reason: str, ends: list[ProcessEnd]) -> tuple[LastWord, int]:
-    """The word of a node that can no longer meet the others: a consequence, unless it knows better."""
+    """The word of a node that cannot meet the others: a consequence, unless it knows better."""
     if any(end.exit_code not in (None, 0) for end in ends):
         word, code = conclude(ends)
         if word.failure is not FailureClass.CRASH:

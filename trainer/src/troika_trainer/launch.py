@@ -1,4 +1,4 @@
-"""What the pod runs: `troika-train [run.json]`. Starts the ranks of this node and has the last word.
+"""What the pod runs, `troika-train [run.json]`: starts the node's ranks and has the last word.
 
 Its own work is small: join the other nodes (torchrun's c10d rendezvous), start one process a GPU,
 restart them in place when that can help, pass SIGTERM on, and write down how it ended.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3
 SHUTDOWN_SECONDS = 600
-"""How long the ranks may take to finish a step and save; the kubelet's grace period ends it sooner."""
+"""How long ranks may take to finish a step and save; the kubelet's grace period is shorter."""
 JOIN_SECONDS = 900
 """How long nodes wait for each other: a pod may pull its image first."""
 

@@ -4,6 +4,7 @@ import difflib
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -13,8 +14,7 @@ from transformers import (
 )
 
 from .errors import ConfigError
-from .prepare import local_or_hub
-from .runfile import Run
+from .runfile import Run, local_or_hub
 from .tasks import Task
 
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
@@ -27,10 +27,7 @@ def build_model(run: Run, task: Task) -> PreTrainedModel:
         ConfigError: transformers has no such architecture, field or head, or the text is too long.
     """
     torch.manual_seed(run.training.seed)
-    if run.model.path is not None:
-        model = _loaded(run, task)
-    else:
-        model = _fresh(run, task)
+    model = _fresh(run, task) if run.model.path is None else _loaded(run, task)
     _check_length(run, model)
     return model
 
@@ -107,10 +104,11 @@ def _loaded(run: Run, task: Task) -> PreTrainedModel:
             f"cannot load the model from {run.model.path}: {str(error).splitlines()[0][:300]}",
             "name a directory that holds config.json and model.safetensors",
         ) from error
-    if model.config.get_text_config().vocab_size < len(task.tokenizer):
+    vocabulary = model.config.get_text_config().vocab_size or 0
+    if vocabulary < len(task.tokenizer):
         raise ConfigError(
             f"the tokenizer has {len(task.tokenizer)} tokens, the model in {run.model.path} "
-            f"only {model.config.get_text_config().vocab_size}",
+            f"only {vocabulary}",
             "use the tokenizer that the model was trained with",
         )
     if model.config.pad_token_id is None:
@@ -125,11 +123,13 @@ def longest_input(model: PreTrainedModel) -> int | None:
         return None
     # RoBERTa and its kin count positions from the padding index up.
     offsets = [
-        module.padding_idx + 1
+        int(module.padding_idx) + 1
         for name, module in model.named_modules()
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+        if name.endswith("position_embeddings")
+        and isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
     ]
-    return int(limit) - max(offsets, default=0)
+    return int(limit) - max([0, *offsets])
 
 
 def _check_length(run: Run, model: PreTrainedModel) -> None:

@@ -5,14 +5,17 @@ import math
 import torch
 from torch import nn
 
-from troika_api.v1alpha1.training import Optimizer, Schedule, ScheduleType
+from troika_api.v1alpha1.run import PretrainRun
+from troika_api.v1alpha1.training import Optimizer, ScheduleType
+
+from .runfile import Run
 
 PRETRAIN_LEARNING_RATE = 5e-4
 FINETUNE_LEARNING_RATE = 5e-5
 
 
 def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
-    """Fused AdamW over what can be trained: matrices decay; biases, norms and other vectors do not."""
+    """Fused AdamW over what can be trained: matrices decay, biases and norms do not."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [w for w in trained if w.ndim >= 2], "weight_decay": spec.weight_decay},
@@ -27,8 +30,11 @@ def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
     )
 
 
-def learning_rate(step: int, *, total: int, peak: float, schedule: Schedule) -> float:
+def learning_rate(step: int, *, total: int, run: Run) -> float:
     """The rate of step 1, 2, ..., `total`: a line up, then the shape that the schedule names."""
+    schedule, peak = run.training.schedule, run.training.optimizer.learning_rate
+    if peak is None:
+        peak = PRETRAIN_LEARNING_RATE if isinstance(run, PretrainRun) else FINETUNE_LEARNING_RATE
     warmup = math.ceil(schedule.warmup_ratio * total)
     if step <= warmup:
         return peak * step / warmup

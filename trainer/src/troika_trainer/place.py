@@ -20,6 +20,8 @@ class Place:
     """Number that the operator gave; the fencing token of every checkpoint."""
     restart: int = 0
     """How often torchrun has restarted the processes of this attempt in place."""
+    micro_batch_divisor: int = 1
+    """By how much the operator has shrunk the micro-batch since memory ran out."""
     error_file: Path | None = None
     """Where torchrun looks for the reason when this process fails."""
 
@@ -34,6 +36,7 @@ class Place:
             local_world_size=int(environ.get("LOCAL_WORLD_SIZE", "1")),
             attempt=int(environ.get(contract.ENV_ATTEMPT) or "0"),
             restart=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            micro_batch_divisor=int(environ.get(contract.ENV_MICRO_BATCH_DIVISOR) or "1"),
             error_file=Path(error_file) if error_file else None,
         )
 

@@ -1,35 +1,41 @@
 """Bring tokenizer and data to where every rank can open them."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import PretrainRun
 
 from . import data, tokenizer
 from .distributed import Group
-from .runfile import Run
+from .errors import ConfigError
+from .rows import text_column
+from .runfile import Run, local_or_hub
 from .shards import Store
 from .tasks import Task, task_class
 
-HUB = "hf://"
+
+@dataclass(frozen=True)
+class Cache:
+    """A directory on storage that all ranks share, filled by the first of them."""
+
+    directory: Path
+    group: Group
+    alive: data.Alive
+    """Called at every sign of progress."""
+
+    def once(self, name: str, fill: Callable[[Path], None]) -> Path:
+        """A directory of this name, filled now or by an earlier run."""
+        directory = self.directory / name
+        self.group.wait_for_first(lambda: data.make_directory(directory, fill))
+        return directory
 
 
-def local_or_hub(path: str) -> str:
-    """What `from_pretrained` takes: a directory, or OWNER/NAME for hf://OWNER/NAME."""
-    return path.removeprefix(HUB)
-
-
-def prepare_task(
-    run: Run, *, cache: Path, group: Group, alive: data.Alive
-) -> tuple[Task, dict[str, Store]]:
-    """Train or load the tokenizer, tokenize the data once, and open it.
-
-    Args:
-        run: What to train.
-        cache: Directory on storage that all ranks share.
-        group: The ranks; the first does the work.
-        alive: Called at every sign of progress.
+def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
+    """Train or load the tokenizer, tokenize the data once, and open every split.
 
     Raises:
         DataError: the data is not what the run promised.
@@ -37,58 +43,52 @@ def prepare_task(
     """
     kind = task_class(run)
     sources = data.Sources.of(run)
-    words = _tokenizer(run, kind, sources, cache=cache, group=group, alive=alive)
+    words = _tokenizer(run, kind, sources, cache)
     task = kind(run, words)
     key = data.fingerprint(
         sources.identity(), tokenizer.fingerprint(words), run.data.wire(), kind.__name__
     )
-    directory = cache / f"data-{key}"
-    group.wait_for_first(
-        lambda: data.make_directory(
-            directory,
-            lambda staged: data.write_splits(staged, sources=sources, task=task, alive=alive),
-        )
+    directory = cache.once(
+        f"data-{key}",
+        lambda staged: data.write_splits(staged, sources=sources, task=task, alive=cache.alive),
     )
     return task, data.open_splits(directory, task)
 
 
 def _tokenizer(
-    run: Run,
-    kind: type[Task],
-    sources: data.Sources,
-    *,
-    cache: Path,
-    group: Group,
-    alive: data.Alive,
+    run: Run, kind: type[Task], sources: data.Sources, cache: Cache
 ) -> PreTrainedTokenizerFast:
     spec = run.tokenizer.train if isinstance(run, PretrainRun) else None
+    if spec is not None:
+        directory = _trained(run, kind, sources, cache, spec)
+        return tokenizer.load_tokenizer(str(directory), trust_remote_code=False)
     named = run.tokenizer.path if isinstance(run, PretrainRun) else None
-    if spec is None:
-        path = named or run.model.path
-        if path is None:
-            raise tokenizer.ConfigError("tokenizer: set train or path, for the model has none")
+    path = named or run.model.path
+    if path is None:
+        raise ConfigError("tokenizer: set train or path, for a model from a config brings none")
+
+    def load() -> PreTrainedTokenizerFast:
         trusted = run.model.trust_remote_code
-        # The first rank downloads; the others then find it on disk.
-        group.wait_for_first(lambda: _load_and_forget(local_or_hub(path), trusted))
         return tokenizer.load_tokenizer(local_or_hub(path), trust_remote_code=trusted)
+
+    # Where it comes from the hub the first rank downloads it, and the others find it on disk.
+    cache.group.wait_for_first(load)
+    return load()
+
+
+def _trained(
+    run: Run, kind: type[Task], sources: data.Sources, cache: Cache, spec: TokenizerTraining
+) -> Path:
     algorithm = spec.algorithm or kind.tokenizer_algorithm
-    key = data.fingerprint(sources.identity(), spec.wire(), algorithm, kind.bidirectional)
-    directory = cache / f"tokenizer-{key}"
+    column = run.data.train.column
 
     def train(staged: Path) -> None:
-        column = run.data.train.column
-        texts = (
-            row.text(column if column in row.values else "text") for row in sources.rows("train")
-        )
+        texts = (row.text(text_column(row, column)) for row in sources.rows("train"))
         made = tokenizer.train_tokenizer(
             texts, spec, algorithm=algorithm, bidirectional=kind.bidirectional
         )
         made.save_pretrained(staged)
-        alive()
+        cache.alive()
 
-    group.wait_for_first(lambda: data.make_directory(directory, train))
-    return tokenizer.load_tokenizer(str(directory), trust_remote_code=False)
-
-
-def _load_and_forget(path: str, trusted: bool) -> None:  # noqa: FBT001
-    tokenizer.load_tokenizer(path, trust_remote_code=trusted)
+    key = data.fingerprint(sources.identity(), column, spec.wire(), algorithm, kind.bidirectional)
+    return cache.once(f"tokenizer-{key}", train)

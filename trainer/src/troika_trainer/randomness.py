@@ -35,7 +35,7 @@ def draw(*coordinates: int | npt.NDArray[np.integer]) -> Words:
 
 def uniform(*coordinates: int | npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
     """Like `draw`, as numbers in [0, 1)."""
-    return (draw(*coordinates) >> np.uint64(11)) * 2.0**-53
+    return (draw(*coordinates) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permute(indices: npt.NDArray[np.integer], size: int, *key: int) -> npt.NDArray[np.int64]:

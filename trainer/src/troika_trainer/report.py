@@ -91,7 +91,10 @@ def classification_report(
 
 
 def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    ratio: npt.NDArray[np.float64] = np.divide(
+        part, whole, out=np.zeros(len(part)), where=whole > 0
+    )
+    return ratio
 
 
 def _score(name: str, numbers: npt.NDArray[np.float64], support: int) -> Score:

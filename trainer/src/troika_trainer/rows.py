@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-import pyarrow
-import pyarrow.parquet
+import fsspec  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
+from pyarrow import parquet
 
 from troika_api.v1alpha1.data import FileFormat
 
@@ -89,6 +89,11 @@ class Row:
         return self.values[column]
 
 
+def text_column(row: Row, column: str) -> str:
+    """The column to read: a plain text file has only one, whatever the run calls it."""
+    return TEXT_COLUMN if list(row.values) == [TEXT_COLUMN] else column
+
+
 def find_files(uri: str, kind: FileFormat) -> list[DataFile]:
     """Every file that the URI means, sorted by name.
 
@@ -152,7 +157,7 @@ def read_rows(file: DataFile) -> Iterator[Row]:
                     yield from _text(file, lines)
                 case _:
                     yield from _jsonl(file, lines)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise DataError(
             f"cannot read {file.path} as {file.format}: {error}",
             "check that the file is whole and that its format is the one named",
@@ -209,7 +214,7 @@ def _text(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
 def _parquet(file: DataFile) -> Iterator[Row]:
     number = 0
     with file.filesystem.open(file.path, "rb") as raw:
-        for batch in pyarrow.parquet.ParquetFile(raw).iter_batches(batch_size=1024):
+        for batch in parquet.ParquetFile(raw).iter_batches(batch_size=1024):
             for values in batch.to_pylist():
                 number += 1
                 yield Row(values, file.path, number)

@@ -10,6 +10,8 @@ from troika_api.v1alpha1.run import RUN, FinetuneRun, PretrainRun
 
 from .errors import ConfigError
 
+HUB = "hf://"
+
 Run = PretrainRun | FinetuneRun
 
 
@@ -61,12 +63,19 @@ def _check(run: Run) -> None:
         )
 
 
+def local_or_hub(path: str) -> str:
+    """What `from_pretrained` takes: a directory, or OWNER/NAME for hf://OWNER/NAME."""
+    return path.removeprefix(HUB)
+
+
 def set_environment(run: Run) -> None:
     """Keep Hugging Face's libraries off the network unless the run names the hub.
 
     They read these variables when they are imported, so this comes first.
     """
     named = [run.model.path, run.tokenizer.path if isinstance(run, PretrainRun) else None]
-    if not any(path and path.startswith("hf://") for path in named):
+    if not any(path and path.startswith(HUB) for path in named):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

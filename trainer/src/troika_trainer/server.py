@@ -1,4 +1,4 @@
-"""The HTTP side of telemetry: `GET /metrics` and `GET /status`. Imports neither torch nor our loop."""
+"""The HTTP side of telemetry: `GET /metrics` and `GET /status`. Imports no torch."""
 
 import logging
 import os

@@ -1,11 +1,5 @@
 """One run on one rank, in the order that things happen. Everything here may import torch."""
 
-import os
-from pathlib import Path
-
-import transformers
-
-from troika_api import contract
 from troika_api.contract import Stage
 
 from .checkpoint import Checkpoints, checkpoint_directory
@@ -14,7 +8,7 @@ from .finish import finish
 from .loop import Trainer
 from .model import build_model
 from .place import Place
-from .prepare import prepare_task
+from .prepare import Cache, prepare_task
 from .runfile import Run
 from .shutdown import StopSignal
 from .tasks.base import Objective
@@ -23,22 +17,17 @@ from .telemetry import Telemetry
 
 def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> None:
     """Prepare, train, evaluate, export."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    directory: Path = checkpoint_directory(run.checkpoint.uri)
+    directory = checkpoint_directory(run.checkpoint.uri)
     with process_group(place) as group:
         checkpoints = Checkpoints(directory, keep=run.checkpoint.keep, group=group)
         checkpoints.register()
 
         telemetry.stage(Stage.TOKENIZING)
-        task, stores = prepare_task(
-            run, cache=directory / "cache", group=group, alive=telemetry.alive
-        )
+        task, stores = prepare_task(run, Cache(directory / "cache", group, telemetry.alive))
         splits = {name: task.examples(store) for name, store in stores.items()}
 
         telemetry.stage(Stage.LOADING)
         trainer = Trainer(
-            run,
             Objective(build_model(run, task), task),
             train=splits["train"],
             validation=splits["validation"],
@@ -46,7 +35,6 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
             checkpoints=checkpoints,
             telemetry=telemetry,
             stop=stop,
-            micro_batch_divisor=int(os.environ.get(contract.ENV_MICRO_BATCH_DIVISOR) or "1"),
         )
         with stop.finishing_steps():
             trainer.fit()

@@ -29,7 +29,7 @@ Example = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class ColumnType:
-    """How one column is stored. A ragged column holds a 1-d array for each example, others a number."""
+    """How one column is stored: ragged, a 1-d array for each example, or else one number."""
 
     dtype: str
     ragged: bool = True
@@ -57,7 +57,7 @@ class Column:
         """Numbers in each example, shape [examples]."""
         if self._offsets is None:
             return np.ones(len(self), dtype=np.int64)
-        return np.diff(self._offsets)
+        return np.asarray(np.diff(self._offsets), dtype=np.int64)
 
     def __getitem__(self, example: int) -> Array:
         """The numbers of one example, shape [length] ([] for a column that is not ragged)."""

@@ -41,13 +41,11 @@ class StopSignal:
         """In here there is work to save: a signal only sets `requested`."""
         with self._lock:
             self._free_to_leave = False
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._free_to_leave = True
-                if self.requested:
-                    self._leave()
+        yield
+        with self._lock:
+            self._free_to_leave = True
+            if self.requested:
+                self._leave()
 
     def _watch(self, reader: int) -> None:
         while number := os.read(reader, 1):

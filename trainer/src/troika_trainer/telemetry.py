@@ -5,7 +5,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -13,6 +13,7 @@ from troika_api import metrics
 from troika_api.contract import LastWord, SavedCheckpoint, Stage, TrainerStatus
 
 from .place import Place
+from .series import JobSeries
 from .server import serve
 
 log = logging.getLogger(__name__)
@@ -49,21 +50,23 @@ class Telemetry:
     """The status of one process, and the metrics of the whole run on the first."""
 
     def __init__(self, *, kind: str, name: str, place: Place) -> None:
-        self.place = place
         self.status = TrainerStatus(attempt=place.attempt, last_progress=time.time())
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        self._labels = {"kind": kind, "name": name}
+        self._place = place
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
         # Series that describe the whole job come from one process, so that sums stay true.
-        self._families = _families(self.registry if place.is_first else CollectorRegistry())
-        self._window: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
+        registry = self._registry if place.is_first else CollectorRegistry()
+        self._series = JobSeries(registry, kind=kind, name=name)
+        self._window: deque[StepReport] = deque(maxlen=WINDOW)
+        self._peak_flops: float | None = None
         self._stage_since = time.monotonic()
+        self._stages_seen = {self.status.stage}
 
     def serve(self) -> "Telemetry":
         """Answer `/metrics` and `/status`, on one process a pod."""
-        if self.place.local_rank == 0:
-            port = serve(self.registry, lambda: self.status.to_json())
+        if self._place.local_rank == 0:
+            port = serve(self._registry, self.status.to_json)
             log.info("serving metrics and status", extra={"port": port})
         return self
 
@@ -71,60 +74,53 @@ class Telemetry:
         """A new thing is being done."""
         now = time.monotonic()
         if phase := _PHASE_OF_STAGE.get(self.status.stage):
-            self._phase(phase, now - self._stage_since)
+            self._series.phase(phase, now - self._stage_since)
         self._stage_since = now
-        if stage is not self.status.stage:
-            level = logging.DEBUG if self.status.stage is Stage.SAVING else logging.INFO
-            log.log(level, "stage", extra={"stage": stage.value, "step": self.status.step})
         self.status.stage = stage
+        if stage not in self._stages_seen:
+            self._stages_seen.add(stage)
+            log.info("stage", extra={"stage": stage.value, "step": self.status.step})
         self.alive()
 
     def alive(self) -> None:
         """A sign of progress: a step, a batch evaluated, a file read."""
         self.status.last_progress = time.time()
-        self._gauge(metrics.TRAIN_LAST_PROGRESS, self.status.last_progress)
+        self._series.set(metrics.TRAIN_LAST_PROGRESS, self.status.last_progress)
 
     def plan(self, *, total_steps: int, peak_flops: float | None) -> None:
         """How far the run goes, and how fast its devices could be (FLOP/s of all ranks)."""
         self.status.total_steps = total_steps
-        self._gauge(metrics.TRAIN_TARGET_STEPS, total_steps)
         self._peak_flops = peak_flops
+        self._series.set(metrics.TRAIN_TARGET_STEPS, total_steps)
         if peak_flops:
-            self._gauge(metrics.TRAIN_PEAK_FLOPS, peak_flops)
+            self._series.set(metrics.TRAIN_PEAK_FLOPS, peak_flops)
 
     def resumed(self, *, step: int, tokens: int) -> None:
         """The run goes on from a checkpoint (or from step 0)."""
         self.status.step = step
         self.status.tokens = tokens
-        self._gauge(metrics.TRAIN_STEP, step)
+        self._series.set(metrics.TRAIN_STEP, step)
 
     def step(self, done: StepReport) -> None:
         """An optimizer step was made."""
-        status = self.status
+        status, series = self.status, self._series
         if status.first_step is None:
             status.first_step = done.step
         status.step, status.epoch, status.loss = done.step, done.epoch, done.loss
         status.tokens += done.tokens
         status.training_seconds += done.seconds
-        self._window.append((done.seconds, done.data_seconds, done.tokens))
         self._rates(done)
-        for family, amount in (
-            (metrics.TRAIN_TOKENS, done.tokens),
-            (metrics.TRAIN_SAMPLES, done.samples),
-            (metrics.TRAIN_STEPS, 1),
-            (metrics.TRAIN_FLOPS, done.flops),
-        ):
-            self._count(family, amount)
-        for family, value in (
-            (metrics.TRAIN_LOSS, done.loss),
-            (metrics.TRAIN_GRAD_NORM, done.gradient_norm),
-            (metrics.TRAIN_LEARNING_RATE, done.learning_rate),
-            (metrics.TRAIN_STEP, done.step),
-        ):
-            self._gauge(family, value)
-        self._observe(metrics.TRAIN_STEP_SECONDS, done.seconds)
-        self._phase("data", done.data_seconds)
-        self._phase("step", done.seconds - done.data_seconds)
+        series.add(metrics.TRAIN_TOKENS, done.tokens)
+        series.add(metrics.TRAIN_SAMPLES, done.samples)
+        series.add(metrics.TRAIN_STEPS, 1)
+        series.add(metrics.TRAIN_FLOPS, done.flops)
+        series.set(metrics.TRAIN_LOSS, done.loss)
+        series.set(metrics.TRAIN_GRAD_NORM, done.gradient_norm)
+        series.set(metrics.TRAIN_LEARNING_RATE, done.learning_rate)
+        series.set(metrics.TRAIN_STEP, done.step)
+        series.observe(metrics.TRAIN_STEP_SECONDS, done.seconds)
+        series.phase("data", done.data_seconds)
+        series.phase("step", done.seconds - done.data_seconds)
         self.alive()
 
     def log_step(self, done: StepReport) -> None:
@@ -133,7 +129,7 @@ class Telemetry:
             "step": done.step,
             "total_steps": self.status.total_steps,
             "loss": round(done.loss, 5),
-            "learning_rate": done.learning_rate,
+            "learning_rate": float(f"{done.learning_rate:.4g}"),
             "gradient_norm": round(done.gradient_norm, 4),
             "tokens_per_second": self.status.tokens_per_second,
             "mfu": self.status.model_flops_utilization,
@@ -141,73 +137,36 @@ class Telemetry:
         }
         log.info("step", extra=fields)
 
-    def validated(self, loss: float) -> None:
-        """The validation loss is known."""
-        self.status.validation_loss = loss
-        self._gauge(metrics.TRAIN_VALIDATION_LOSS, loss)
+    def validated(self, scores: dict[str, float]) -> None:
+        """The model was measured on validation."""
+        self.status.validation_loss = scores["loss"]
+        self._series.set(metrics.TRAIN_VALIDATION_LOSS, scores["loss"])
+        rounded = {name: round(value, 5) for name, value in scores.items()}
+        log.info("validation", extra={"step": self.status.step, **rounded})
 
-    def saved(self, checkpoint: SavedCheckpoint, seconds: float) -> None:
+    def saved(self, checkpoint: SavedCheckpoint, *, seconds: float) -> None:
         """A checkpoint is complete; it held the loop up for so long."""
         self.status.checkpoint = checkpoint
-        self._gauge(metrics.CHECKPOINT_LAST_SUCCESS, checkpoint.time)
-        self._observe(metrics.CHECKPOINT_SECONDS, seconds)
+        self._series.set(metrics.CHECKPOINT_LAST_SUCCESS, checkpoint.time)
+        self._series.observe(metrics.CHECKPOINT_SECONDS, seconds)
+        log.info("checkpoint", extra={"step": checkpoint.step, "seconds": round(seconds, 3)})
         self.alive()
 
     def leave_word(self, word: LastWord) -> None:
         """Hand the launcher what it writes as the pod's last word."""
-        if self.place.word_file:
-            self.place.word_file.write_text(word.to_json())
+        if self._place.word_file:
+            self._place.word_file.write_text(word.to_json())
 
     def _rates(self, done: StepReport) -> None:
-        seconds = sum(entry[0] for entry in self._window)
-        waiting = sum(entry[1] for entry in self._window)
-        rate = sum(entry[2] for entry in self._window) / seconds
+        self._window.append(done)
+        seconds = sum(entry.seconds for entry in self._window)
+        rate = sum(entry.tokens for entry in self._window) / seconds
+        waiting = sum(entry.data_seconds for entry in self._window)
         self.status.tokens_per_second = round(rate, 1)
         self.status.data_wait_ratio = round(waiting / seconds, 4)
-        if self._peak_flops and done.flops:
-            flops_per_token = done.flops / max(done.tokens, 1)
-            self.status.model_flops_utilization = round(
-                flops_per_token * rate / self._peak_flops, 4
-            )
+        if self._peak_flops:
+            flops = sum(entry.flops for entry in self._window) / seconds
+            self.status.model_flops_utilization = round(flops / self._peak_flops, 4)
         if self.status.total_steps is not None:
             left = self.status.total_steps - done.step
             self.status.eta_seconds = round(left * seconds / len(self._window), 1)
-
-    _peak_flops: float | None = None
-
-    def _gauge(self, family: metrics.Metric, value: float) -> None:
-        self._families[family.name].labels(**self._labels).set(value)
-
-    def _count(self, family: metrics.Metric, amount: float) -> None:
-        self._families[family.name].labels(**self._labels).inc(amount)
-
-    def _observe(self, family: metrics.Metric, value: float) -> None:
-        self._families[family.name].labels(**self._labels).observe(value)
-
-    def _phase(self, phase: str, seconds: float) -> None:
-        family = self._families[metrics.TRAIN_PHASE_SECONDS.name]
-        family.labels(**self._labels, phase=phase).inc(max(0.0, seconds))
-
-
-def _families(registry: CollectorRegistry) -> dict[str, Counter | Gauge | Histogram]:
-    """Every trainer metric of the contract, registered, none with a value yet."""
-    made: dict[str, Counter | Gauge | Histogram] = {}
-    for family in metrics.TRAINER_METRICS:
-        match family.type:
-            case "counter":
-                made[family.name] = Counter(
-                    family.name, family.help, family.labels, registry=registry
-                )
-            case "gauge":
-                made[family.name] = Gauge(
-                    family.name, family.help, family.labels, registry=registry
-                )
-            case "histogram":
-                made[family.name] = Histogram(
-                    family.name,
-                    family.help,
-                    family.labels,
-                    registry=registry,
-                    buckets=family.buckets,
-                )
-    return made

@@ -64,7 +64,7 @@ def train_tokenizer(
             pair=f"{first} $A {last} $B:1 {last}:1",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in (first, last)],
         )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, model_max_length=_MODEL_MAX_LENGTH, **names
     )
 

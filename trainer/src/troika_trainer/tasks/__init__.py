@@ -1,4 +1,4 @@
-"""One file for each kind of work. `MaskedLM` is `masked_lm.py`: adding a task touches no other file."""
+"""One file for each kind of work: `MaskedLM` is in `masked_lm.py`. Adding one touches no other."""
 
 import importlib
 import re

@@ -1,7 +1,7 @@
 """CausalLM: predict the next token (GPT-2, Llama, Qwen: anything AutoModelForCausalLM builds)."""
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typing_extensions import override
 
@@ -34,7 +34,5 @@ class CausalLM(LanguageTask):
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits: torch.Tensor = model(**batch.inputs, use_cache=False).logits[:, :-1]
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum"
-        )
+        loss = cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum")
         return loss, no_predictions(batch)

@@ -10,14 +10,14 @@ from typing_extensions import override
 from troika_api.v1alpha1.run import PretrainRun
 from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.errors import DataError
-from troika_trainer.rows import TEXT_COLUMN, Row
+from troika_trainer.rows import Row, text_column
 from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, Task, smallest_dtype
 
 
 class Sequences:
-    """A stream of tokens cut into pieces of equal length; what does not fill the last is left out."""
+    """A stream of tokens cut into pieces of equal length; an unfilled last one is left out."""
 
     def __init__(self, store: Store, task: "LanguageTask") -> None:
         self._tokens = store["input_ids"]
@@ -34,9 +34,11 @@ class Sequences:
         return self._tokens.items // self._length
 
     def lengths(self, indices: Integers) -> Integers:
+        """All the same."""
         return np.full(len(indices), self._length, dtype=np.int64)
 
     def batch(self, indices: Integers, *, epoch: int) -> Batch:
+        """These sequences, as the task presents them in this epoch."""
         starts = indices * self._length
         rows = [self._tokens.slice(int(at), int(at) + self._length) for at in starts]
         return self._task.collate(np.stack(rows).astype(np.int64), indices, epoch)
@@ -59,9 +61,7 @@ class LanguageTask(Task):
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         column = self.spec.data.train.column
-        texts = [
-            row.text(column if column in row.values else _fallback(row, column)) for row in rows
-        ]
+        texts = [row.text(text_column(row, column)) for row in rows]
         texts = [text for text in texts if text.strip()]
         if not texts:
             return
@@ -89,8 +89,3 @@ class LanguageTask(Task):
     @override
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
         return {"loss": measured.loss, "perplexity": exp(min(measured.loss, 50.0))}
-
-
-def _fallback(row: Row, column: str) -> str:
-    """Plain text has one column, whatever the run calls it."""
-    return TEXT_COLUMN if list(row.values) == [TEXT_COLUMN] else column

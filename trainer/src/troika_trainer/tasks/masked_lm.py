@@ -4,7 +4,7 @@ from enum import IntEnum
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from typing_extensions import override
 
@@ -67,7 +67,7 @@ class MaskedLM(LanguageTask):
         where = (batch.labels != IGNORED).nonzero(as_tuple=True)
         wanted = batch.labels[where]
         logits = self._sparse.logits(model, batch, where).float()
-        loss = F.cross_entropy(logits, wanted, reduction="sum")
+        loss = cross_entropy(logits, wanted, reduction="sum")
         if model.training:
             return loss, no_predictions(batch)
         right = (logits.argmax(-1) == wanted).long()
@@ -122,7 +122,7 @@ class HeadWhereAsked:
     def _is_exact(self, model: PreTrainedModel) -> bool:
         ids = torch.arange(5, 21, device=model.device).reshape(2, 8) % model.config.vocab_size
         mode, where = model.training, (torch.tensor([0, 1, 1]), torch.tensor([3, 0, 6]))
-        model.eval()
+        model.train(mode=False)
         try:
             full = model(input_ids=ids).logits[where]
             self._where = where

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from typing_extensions import override
 
@@ -14,7 +14,7 @@ from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.errors import DataError
 from troika_trainer.report import ClassificationReport, classification_report
 from troika_trainer.rows import Row
-from troika_trainer.shards import ColumnType, Example, Store
+from troika_trainer.shards import Array, ColumnType, Example, Store
 
 from .base import Measured, Task, no_predictions, smallest_dtype
 
@@ -35,9 +35,11 @@ class LabelledTexts:
         return len(self.labels)
 
     def lengths(self, indices: Integers) -> Integers:
+        """Tokens of each text. Shape [samples]."""
         return self._lengths[indices]
 
     def batch(self, indices: Integers, *, epoch: int) -> Batch:  # noqa: ARG002 - the same in each
+        """These texts, padded to the longest of them."""
         lengths = self.lengths(indices)
         real = np.arange(lengths.max())[None, :] < lengths[:, None]
         inputs = {"input_ids": self._padded(self._ids, indices, real, self._pad_id)}
@@ -123,7 +125,7 @@ class TextClassification(Task):
                 example["token_type_ids"] = np.asarray(encoded["token_type_ids"][index])
             yield example
 
-    def _class(self, row: Row, classes: dict[str, int]) -> np.int64:
+    def _class(self, row: Row, classes: dict[str, int]) -> Array:
         column = self.spec.data.columns.label
         name = row.label(column)
         if name not in classes:
@@ -131,7 +133,7 @@ class TextClassification(Task):
                 f"column {column!r}: label {name!r} is not among those of the training split: "
                 + ", ".join(self.names[:20])
             )
-        return np.int64(classes[name])
+        return np.asarray(classes[name])
 
     @override
     def examples(self, store: Store) -> LabelledTexts:
@@ -150,7 +152,7 @@ class TextClassification(Task):
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits: torch.Tensor = model(**batch.inputs).logits.float()
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        loss = cross_entropy(logits, batch.labels, reduction="sum")
         return loss, no_predictions(batch) if model.training else logits.argmax(-1)
 
     @override

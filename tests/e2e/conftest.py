@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Jobs
+from e2e.harness import Jobs
 
 from demo import volume
 from demo.install import install

@@ -15,7 +15,7 @@ POLL_SECONDS = 0.25
 
 
 def wait_until(look: Callable[[], T | None], *, timeout: float, what: str) -> T:
-    """What `look` returns once it is true; fails with `what` and the last answer when time is up."""
+    """What `look` returns once it is true; fails with its last answer when time is up."""
     deadline = time.monotonic() + timeout
     while True:
         answer = look()

@@ -1,25 +1,15 @@
 """What goes wrong in a cluster, done to real pods: the job goes on, and the status says why."""
 
 import itertools
-import json
-
 import pytest
-from harness import Jobs, wait_until
-from manifests import pretrain
+from e2e.harness import Jobs, wait_until
+from e2e.manifests import pretrain
 
-from demo import volume
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STEPS = 60
 INTERVAL = 10
-
-
-def curve(jobs: Jobs, name: str) -> list[dict[str, float]]:
-    """What the run's report says of every logged step."""
-    report = json.loads(volume.read(jobs.target, jobs.namespace, f"models/{name}/report.json"))
-    points: list[dict[str, float]] = report["curve"]
-    return points
 
 
 def test_a_killed_pod_costs_at_most_one_interval_and_changes_nothing(jobs: Jobs) -> None:

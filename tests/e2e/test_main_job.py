@@ -6,8 +6,8 @@ import urllib.request
 from typing import Any
 
 import pytest
-from harness import Jobs, wait_until
-from manifests import finetune, pretrain
+from e2e.harness import Jobs, wait_until
+from e2e.manifests import finetune, pretrain
 
 from demo import volume
 from demo.target import Target
@@ -65,7 +65,7 @@ def test_kubectl_get_shows_where_a_running_job_is(finished: dict[str, Any]) -> N
 
 def test_the_validation_loss_fell(finished: dict[str, Any], jobs: Jobs) -> None:
     report = json.loads(volume.read(jobs.target, jobs.namespace, "models/prose/report.json"))
-    first, last = report["curve"][0]["validationLoss"], report["curve"][-1]["validationLoss"]
+    first, last = report["history"][0]["loss"], report["history"][-1]["loss"]
     assert finished["pretrain"]["evaluation"]["metrics"]["loss"] == pytest.approx(last, abs=1e-4)
     assert last < first - 0.2
 

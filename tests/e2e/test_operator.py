@@ -4,8 +4,8 @@ import json
 import subprocess
 
 import pytest
-from harness import Jobs, wait_until
-from manifests import pretrain
+from e2e.harness import Jobs, wait_until
+from e2e.manifests import pretrain
 
 from demo.install import NAMESPACE as OPERATOR_NAMESPACE
 from demo.target import Target

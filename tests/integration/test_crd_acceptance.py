@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bad_manifests import IMMUTABLE, MISTAKES, MUTABLE, REMOVED, Mistake
+from integration.bad_manifests import IMMUTABLE, MISTAKES, MUTABLE, REMOVED, Mistake
 
 from cluster.up import Cluster, ensure_up
 

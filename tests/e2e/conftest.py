@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.harness import Jobs
 
 from demo import volume
 from demo.install import install
 from demo.target import Target, find
+from e2e.harness import Jobs
 
 TESTS = Path(__file__).resolve().parents[1]
 NAMESPACE = "troika-e2e"

@@ -1,10 +1,11 @@
 """What goes wrong in a cluster, done to real pods: the job goes on, and the status says why."""
 
 import itertools
+
 import pytest
+
 from e2e.harness import Jobs, wait_until
 from e2e.manifests import pretrain
-
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

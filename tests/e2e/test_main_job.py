@@ -6,11 +6,11 @@ import urllib.request
 from typing import Any
 
 import pytest
-from e2e.harness import Jobs, wait_until
-from e2e.manifests import finetune, pretrain
 
 from demo import volume
 from demo.target import Target
+from e2e.harness import Jobs, wait_until
+from e2e.manifests import finetune, pretrain
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

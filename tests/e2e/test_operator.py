@@ -4,11 +4,11 @@ import json
 import subprocess
 
 import pytest
-from e2e.harness import Jobs, wait_until
-from e2e.manifests import pretrain
 
 from demo.install import NAMESPACE as OPERATOR_NAMESPACE
 from demo.target import Target
+from e2e.harness import Jobs, wait_until
+from e2e.manifests import pretrain
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 DEPLOYMENT = "deployment/troika"

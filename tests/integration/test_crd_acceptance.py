@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.bad_manifests import IMMUTABLE, MISTAKES, MUTABLE, REMOVED, Mistake
 
 from cluster.up import Cluster, ensure_up
+from integration.bad_manifests import IMMUTABLE, MISTAKES, MUTABLE, REMOVED, Mistake
 
 pytestmark = pytest.mark.cluster
 

@@ -1,26 +1,26 @@
-{{/* All that the operator may do to jobs and what belongs to them; tests compare it with the code. */}}
+{{/* What the operator's code does to jobs and to what belongs to them; a test compares the two. */}}
 {{- define "troika.rules" -}}
 - apiGroups: [troika.dev]
   resources: [pretrainjobs, finetunejobs]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [troika.dev]
   resources: [pretrainjobs/status, finetunejobs/status]
   verbs: [patch]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [scheduling.k8s.io]
-  resources: [podgroups]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch]
+- apiGroups: [scheduling.k8s.io]
+  resources: [podgroups]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [get, create, patch, delete]
+  verbs: [create, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
 
 {{/* Create cannot be bound to a name: the object has none yet when the request is judged. */}}
@@ -31,5 +31,5 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [{{ include "troika.fullname" . }}]
-  verbs: [get, update, patch]
+  verbs: [get, update]
 {{- end }}

@@ -55,5 +55,5 @@ class Examples(Protocol):
     def lengths(self, indices: Integers) -> Integers:
         """Tokens of each example, so that those of a length can share a batch."""
 
-    def batch(self, indices: Integers, *, epoch: int) -> Batch:
-        """These examples as they are in this epoch: a pure function, whoever asks and when."""
+    def batch(self, indices: Integers, epochs: Integers) -> Batch:
+        """These examples, each as it is in its epoch: a pure function, whoever asks and when."""

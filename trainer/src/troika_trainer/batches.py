@@ -27,17 +27,14 @@ class Order:
     """Examples in a step, over all ranks."""
     seed: int
 
-    def step(self, step: int) -> list[tuple[int, Integers]]:
-        """The examples of step 1, 2, ...: (epoch, numbers), twice where an epoch ends within."""
+    def step(self, step: int) -> tuple[Integers, Integers]:
+        """The examples of step 1, 2, ... and the epoch of each; both of shape [batch]."""
         positions = np.arange((step - 1) * self.batch, step * self.batch)
-        epochs = positions // self.size
-        return [
-            (
-                int(epoch),
-                permute(positions[epochs == epoch] % self.size, self.size, self.seed, epoch),
-            )
-            for epoch in np.unique(epochs).tolist()
-        ]
+        epochs, indices = positions // self.size, positions % self.size
+        for epoch in np.unique(epochs).tolist():
+            of_epoch = epochs == epoch
+            indices[of_epoch] = permute(indices[of_epoch], self.size, self.seed, epoch)
+        return indices, epochs
 
     def epoch(self, step: int) -> float:
         """Passes over the data after this step."""
@@ -65,15 +62,11 @@ class Batches:
         The examples are sorted by length and dealt out in turn: every rank gets as many long ones
         as the others, and those that share a micro-batch need little padding.
         """
-        made: list[Batch] = []
-        for epoch, indices in self._order.step(step):
-            by_length = indices[np.argsort(self._examples.lengths(indices), kind="stable")]
-            mine = by_length[self._place.rank :: self._place.world_size]
-            made += [
-                self._examples.batch(mine[start : start + self._micro], epoch=epoch)
-                for start in range(0, len(mine), self._micro)
-            ]
-        return made
+        indices, epochs = self._order.step(step)
+        by_length = np.argsort(self._examples.lengths(indices), kind="stable")
+        mine = by_length[self._place.rank :: self._place.world_size]
+        parts = [mine[start : start + self._micro] for start in range(0, len(mine), self._micro)]
+        return [self._examples.batch(indices[part], epochs[part]) for part in parts]
 
 
 def micro_batch_size(training: Training, place: Place) -> int:

@@ -37,7 +37,9 @@ class Evaluator:
         try:
             for round_ in range(-(-len(work) // size)):
                 if (turn := round_ * size + rank) < len(work):
-                    batch = examples.batch(work[turn], epoch=0).to(self.group.device)
+                    batch = examples.batch(work[turn], np.zeros_like(work[turn])).to(
+                        self.group.device
+                    )
                     with self.autocast():
                         loss, predictions = self.objective.forward(batch)
                     sums += torch.tensor([loss.item(), batch.weight], dtype=torch.float64)

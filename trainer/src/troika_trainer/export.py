@@ -15,6 +15,7 @@ from troika_api.contract import Evaluation
 from troika_api.v1alpha1.run import FinetuneRun
 
 from .checkpoint import Progress
+from .model import longest_input
 from .report import ClassificationReport
 from .runfile import Run
 
@@ -85,6 +86,7 @@ def _write(
 ) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    tokenizer.model_max_length = longest_input(model) or tokenizer.model_max_length
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     (directory / "report.json").write_text(json.dumps(result.as_dict(), indent=1))

@@ -71,7 +71,8 @@ class Gang:
 def main() -> NoReturn:
     """Run to the end, write the last word, exit with the contract's code."""
     logs.configure(Place.of(os.environ))
-    signal.signal(signal.SIGTERM, _terminate_early)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _terminate_early)
     try:
         path = runfile.find_run_file(sys.argv[1:])
         runfile.read_run(path)
@@ -85,7 +86,7 @@ def main() -> NoReturn:
 
 
 def _terminate_early(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM before there is any process to tell. As PID 1 this must be handled to be noticed."""
+    """A signal before there is any process to tell; PID 1 gets only those that it handles."""
     lastword.write(LastWord(outcome="Terminated", message="SIGTERM at start", time=time.time()))
     os._exit(ExitCode.TERMINATED)
 

@@ -58,7 +58,9 @@ class Trainer:
         self.objective = objective.to(group.device)
         objective.task.attach(objective.model)
         self.optimizer = optim.build_optimizer(objective.model, run.training.optimizer)
-        self.module = data_parallel(objective, group, trial=train.batch(np.arange(2), epoch=0))
+        self.module = data_parallel(
+            objective, group, trial=train.batch(np.arange(2), np.zeros(2, int))
+        )
         if run.training.compile:
             self.module.compile()
         self.evaluator = Evaluator(objective, group, micro, self.autocast, self.going_on)

@@ -13,6 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from troika_api.v1alpha1.run import PretrainRun
+
 from .errors import ConfigError
 from .runfile import Run, local_or_hub
 from .tasks import Task
@@ -28,7 +30,7 @@ def build_model(run: Run, task: Task) -> PreTrainedModel:
     """
     torch.manual_seed(run.training.seed)
     model = _fresh(run, task) if run.model.path is None else _loaded(run, task)
-    _check_length(run, model)
+    _check_length(run, model, task.tokenizer)
     return model
 
 
@@ -132,12 +134,14 @@ def longest_input(model: PreTrainedModel) -> int | None:
     return int(limit) - max([0, *offsets])
 
 
-def _check_length(run: Run, model: PreTrainedModel) -> None:
+def _check_length(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     limit = longest_input(model)
-    wanted = getattr(run.data, "sequence_length", None) or getattr(run.data, "max_length", 0)
+    if isinstance(run, PretrainRun):
+        field, wanted = "sequenceLength", run.data.sequence_length
+    else:
+        field, wanted = "maxLength", min(run.data.max_length, tokenizer.model_max_length)
     if limit is not None and wanted > limit:
-        field = "sequenceLength" if hasattr(run.data, "sequence_length") else "maxLength"
         raise ConfigError(
             f"data.{field} {wanted} is longer than the {limit} positions of the model",
-            f"set it to {limit} or less, or raise model.config.max_position_embeddings",
+            f"set it to {limit} or less, or give the model more max_position_embeddings",
         )

@@ -62,7 +62,7 @@ class Column:
     def __getitem__(self, example: int) -> Array:
         """The numbers of one example, shape [length] ([] for a column that is not ragged)."""
         if self._offsets is None:
-            return self.slice(example, example + 1)[0]
+            return np.asarray(self.slice(example, example + 1)[0])
         return self.slice(int(self._offsets[example]), int(self._offsets[example + 1]))
 
     def slice(self, start: int, stop: int) -> Array:

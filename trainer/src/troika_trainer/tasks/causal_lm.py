@@ -20,7 +20,7 @@ class CausalLM(LanguageTask):
     bidirectional = False
 
     @override
-    def collate(self, tokens: Integers, indices: Integers, epoch: int) -> Batch:
+    def collate(self, tokens: Integers, indices: Integers, epochs: Integers) -> Batch:
         ids = torch.from_numpy(tokens)
         samples, length = tokens.shape
         return Batch(

@@ -37,11 +37,11 @@ class Sequences:
         """All the same."""
         return np.full(len(indices), self._length, dtype=np.int64)
 
-    def batch(self, indices: Integers, *, epoch: int) -> Batch:
-        """These sequences, as the task presents them in this epoch."""
+    def batch(self, indices: Integers, epochs: Integers) -> Batch:
+        """These sequences, as the task presents each in its epoch."""
         starts = indices * self._length
         rows = [self._tokens.slice(int(at), int(at) + self._length) for at in starts]
-        return self._task.collate(np.stack(rows).astype(np.int64), indices, epoch)
+        return self._task.collate(np.stack(rows).astype(np.int64), indices, epochs)
 
 
 class LanguageTask(Task):
@@ -77,13 +77,13 @@ class LanguageTask(Task):
         return Sequences(store, self)
 
     @abstractmethod
-    def collate(self, tokens: Integers, indices: Integers, epoch: int) -> Batch:
+    def collate(self, tokens: Integers, indices: Integers, epochs: Integers) -> Batch:
         """Sequences to a batch.
 
         Args:
             tokens: Token ids, shape [samples, length].
             indices: Number of each sequence, shape [samples].
-            epoch: Passes over the data so far.
+            epochs: How often each was seen before, shape [samples].
         """
 
     @override

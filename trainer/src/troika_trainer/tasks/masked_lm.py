@@ -35,14 +35,14 @@ class MaskedLM(LanguageTask):
     bidirectional = True
 
     @override
-    def collate(self, tokens: Integers, indices: Integers, epoch: int) -> Batch:
+    def collate(self, tokens: Integers, indices: Integers, epochs: Integers) -> Batch:
         """The masks depend on seed, epoch, sequence and position, and on nothing else."""
         mask_id = self.tokenizer.mask_token_id
         if mask_id is None:
             raise ConfigError(
                 "MaskedLM needs a tokenizer with a mask token", "train one, or name another"
             )
-        point = (epoch, indices[:, None], np.arange(tokens.shape[1])[None, :])
+        point = (epochs[:, None], indices[:, None], np.arange(tokens.shape[1])[None, :])
         seed = self.run.training.seed
         ordinary = ~np.isin(tokens, self.tokenizer.all_special_ids)
         share = self.spec.masking.probability

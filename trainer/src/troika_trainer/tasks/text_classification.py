@@ -38,7 +38,7 @@ class LabelledTexts:
         """Tokens of each text. Shape [samples]."""
         return self._lengths[indices]
 
-    def batch(self, indices: Integers, *, epoch: int) -> Batch:  # noqa: ARG002 - the same in each
+    def batch(self, indices: Integers, epochs: Integers) -> Batch:  # noqa: ARG002 - the same in each
         """These texts, padded to the longest of them."""
         lengths = self.lengths(indices)
         real = np.arange(lengths.max())[None, :] < lengths[:, None]
@@ -116,7 +116,7 @@ class TextClassification(Task):
             texts,
             pairs,
             truncation=True,
-            max_length=self.spec.data.max_length,
+            max_length=min(self.spec.data.max_length, self.tokenizer.model_max_length),
             return_token_type_ids=self._has_types,
         )
         for index, label in enumerate(labels):

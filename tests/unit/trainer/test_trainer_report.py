@@ -1,0 +1,59 @@
+"""The numbers of the classification report, each worked out by hand."""
+
+import numpy as np
+import pytest
+
+from troika_trainer.report import classification_report, confusion_matrix
+
+TRUTH = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+GUESS = np.array([0, 0, 1, 2, 1, 1, 0, 2, 2, 2])
+NAMES = ["ant", "bee", "cow"]
+
+
+def test_the_confusion_matrix_has_the_truth_in_its_rows() -> None:
+    assert confusion_matrix(TRUTH, GUESS, 3).tolist() == [[2, 1, 1], [1, 2, 0], [0, 0, 3]]
+
+
+def test_precision_recall_and_f1_by_class() -> None:
+    report = classification_report(TRUTH, GUESS, NAMES)
+    found = [(s.precision, s.recall, s.f1, s.support) for s in report.classes]
+    assert np.allclose(
+        found, [(2 / 3, 1 / 2, 4 / 7, 4), (2 / 3, 2 / 3, 2 / 3, 3), (3 / 4, 1, 6 / 7, 3)]
+    )
+    assert report.accuracy == pytest.approx(0.7)
+
+
+def test_averages_are_plain_and_by_support() -> None:
+    report = classification_report(TRUTH, GUESS, NAMES)
+    f1 = (4 / 7, 2 / 3, 6 / 7)
+    assert report.macro.f1 == pytest.approx(sum(f1) / 3)
+    assert report.weighted.f1 == pytest.approx((4 * f1[0] + 3 * f1[1] + 3 * f1[2]) / 10)
+    assert report.weighted.recall == pytest.approx(report.accuracy)
+    assert report.macro.support == report.weighted.support == 10
+
+
+def test_a_class_that_is_never_predicted_or_never_there_scores_zero() -> None:
+    report = classification_report(np.array([0, 0, 1]), np.array([0, 0, 0]), NAMES)
+    assert [(s.precision, s.recall, s.f1) for s in report.classes[1:]] == [(0, 0, 0), (0, 0, 0)]
+    assert report.macro.f1 == pytest.approx(0.8 / 3)
+
+
+def test_the_text_has_a_line_for_every_class_and_the_matrix() -> None:
+    text = classification_report(TRUTH, GUESS, NAMES).as_text()
+    assert text.splitlines() == [
+        "              precision  recall      f1  support",
+        "",
+        "         ant      0.667   0.500   0.571        4",
+        "         bee      0.667   0.667   0.667        3",
+        "         cow      0.750   1.000   0.857        3",
+        "",
+        "    accuracy                      0.700       10",
+        "   macro avg      0.694   0.722   0.698       10",
+        "weighted avg      0.692   0.700   0.686       10",
+        "",
+        "confusion matrix",
+        "                  ant      bee      cow",
+        "         ant        2        1        1",
+        "         bee        1        2        0",
+        "         cow        0        0        3",
+    ]

@@ -2,14 +2,18 @@
 
 import configparser
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cluster.errors import CommandError
 from cluster.oci import Layout
 from cluster.shell import Argument, run
 
+NUM_GENERATIONS = 2
+"""Two, so that going back and forth between branches costs nothing; each may take gigabytes."""
 CONTAINER_CA = "/etc/ssl/certs/ca-certificates.crt"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 PIP_FILES = ("/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
@@ -17,21 +21,36 @@ UV_FILES = ("~/.config/uv/uv.toml", "/etc/uv/uv.toml")
 
 
 class Buildah:
-    """buildah with a storage of its own, below `folder`, so that it touches no other images."""
+    """buildah with a storage of its own, so that it touches no other images."""
 
-    def __init__(self, folder: Path) -> None:
-        """Keep storage, running state and cache mounts below `folder`."""
-        self._folder = folder
+    def __init__(self, folder: Path, generation: str) -> None:
+        """Keep layers below `folder`, those of each `generation` apart."""
+        self._storages = folder / "storages"
+        self._storage = self._storages / generation
+        self._storage.mkdir(parents=True, exist_ok=True)
         # RUN --mount=type=cache lives in the temporary folder: keep that, so that a package that
         # was downloaded once is not downloaded again.
-        self._environment = {"TMPDIR": str(folder / "tmp"), "BUILDAH_ISOLATION": "chroot"}
+        temporary = folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        self._environment = {"TMPDIR": str(temporary), "BUILDAH_ISOLATION": "chroot"}
 
     def __call__(self, *arguments: Argument, cwd: Path | None = None) -> str:
         """Run buildah."""
-        (self._folder / "tmp").mkdir(parents=True, exist_ok=True)
-        places = (f"--root={self._folder}/storage", f"--runroot={self._folder}/run")
+        return self._run(self._storage, *arguments, cwd=cwd)
+
+    def _run(self, storage: Path, *arguments: Argument, cwd: Path | None = None) -> str:
+        places = (f"--root={storage}/layers", f"--runroot={storage}/run")
         driver = ("--storage-driver=overlay", "--storage-opt=overlay.skip_mount_home=true")
         return run("buildah", *places, *driver, *arguments, cwd=cwd, env=self._environment)
+
+    def tidy(self) -> None:
+        """Drop what a killed build left mounted, and the layers of generations that are past."""
+        self._storage.touch()
+        storages = sorted(self._storages.iterdir(), key=lambda s: s.stat().st_mtime)
+        for storage in storages:
+            self._run(storage, "rm", "--all")
+        for storage in storages[:-NUM_GENERATIONS]:
+            shutil.rmtree(storage)
 
     def pull(self, image: str, layout: Layout) -> None:
         """Take an image from the layout, unless the storage has it."""
@@ -40,24 +59,29 @@ class Buildah:
             path = layout.folder.name
             self("pull", f"oci:{path}:{image}", cwd=layout.folder.parent)
             self("tag", f"localhost/{path}:latest", image)
-            self("untag", image, f"localhost/{path}:latest")
+            self("rmi", f"localhost/{path}:latest")
 
     def push(self, image: str, layout: Layout) -> None:
         """Put an image into the layout; layers that lie there already are not written again."""
-        # Compressing gigabytes that never leave the machine would take longer than building them.
-        self("push", "--disable-compression", image, f"oci:{layout.folder}:{image}")
+        # Buildah cannot but compress here; zstd's fastest takes half the time and room of gzip.
+        compression = ("--compression-format=zstd", "--compression-level=1")
+        self("push", *compression, image, f"oci:{layout.folder}:{image}")
 
     def build(self, tag: str, context: Path, *, target: str, base: str) -> None:
         """Build the Dockerfile in `context` up to `target`."""
         with _machine_settings() as mounts:
             proxies = {name: os.environ[name] for name in PROXIES if name in os.environ}
             arguments = {"BASE_IMAGE": base, **proxies}
-            self(
-                *("build", "--layers", "--pull-never", "--network=host", "--format=oci"),
-                *(f"--build-arg={name}={value}" for name, value in arguments.items()),
-                *(f"--volume={source}:{place}:ro" for place, source in mounts.items()),
-                *(f"--target={target}", f"--tag={tag}", context),
-            )
+            try:
+                self(
+                    *("build", "--layers", "--pull-never", "--network=host", "--format=oci"),
+                    *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+                    *(f"--volume={source}:{place}:ro" for place, source in mounts.items()),
+                    *(f"--target={target}", f"--tag={tag}", context),
+                )
+            except CommandError:
+                self("rm", "--all")
+                raise
 
 
 @contextmanager

@@ -23,12 +23,10 @@ def remove_everything() -> None:
     """Leave no process, no mount, no cgroup, no interface, no table and no state of a cluster."""
     if not (PLACES.run.exists() or PLACES.state.exists()):
         return
-    # The kubelet first: it would start anew what is stopped under its eyes.
-    daemons = processes.recorded()
-    processes.stop([process for name, process in daemons.items() if name == "kubelet"])
-    processes.stop([process for name, process in daemons.items() if name != "kubelet"])
+    # No last words: all that a daemon would save is deleted, and containerd survives a kill.
+    processes.stop(processes.recorded().values(), grace=0)
     _kill_pods()
-    _unmount_below(PLACES.run, PLACES.state)
+    unmount_below(PLACES.run, PLACES.state)
     network.remove()
     _delete(*(entry for entry in _entries(PLACES.state) if entry.name not in KEPT))
     _delete(containerd.STATE)
@@ -42,7 +40,7 @@ def leftovers() -> list[str]:
     """What of a cluster is still there: processes, cgroups, mounts, the interface, its tables."""
     processes_left = [f"process {p.pid}" for p in processes.recorded().values() if p.alive]
     shims = [f"process {p.pid}" for p in processes.find(str(PLACES.containerd_socket))]
-    mounts = [f"mount {point}" for point in _mounts_below(PLACES.run, PLACES.state)]
+    mounts = [f"mount {point}" for point in mounts_below(PLACES.run, PLACES.state)]
     cgroups = [f"cgroup {folder}" for folder in _cgroups()]
     return [*processes_left, *shims, *mounts, *cgroups, *network.leftovers()]
 
@@ -80,7 +78,7 @@ def _cgroups() -> list[Path]:
     ]
 
 
-def _mounts_below(*folders: Path) -> list[str]:
+def mounts_below(*folders: Path) -> list[str]:
     """Mount points below the folders, the last mounted first."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     # The kernel writes a blank in a path as \\040.
@@ -88,8 +86,9 @@ def _mounts_below(*folders: Path) -> list[str]:
     return [p for p in points if any(Path(p).is_relative_to(folder) for folder in folders)]
 
 
-def _unmount_below(*folders: Path) -> None:
-    mounts = _mounts_below(*folders)
+def unmount_below(*folders: Path) -> None:
+    """Detach every mount below the folders."""
+    mounts = mounts_below(*folders)
     for start in range(0, len(mounts), 100):
         run("umount", "--lazy", *mounts[start : start + 100])
 
@@ -101,7 +100,7 @@ def _entries(folder: Path) -> Iterable[Path]:
 def _delete(*paths: Path) -> None:
     """Delete trees; refuse where something is still mounted, since its files are not ours."""
     for path in paths:
-        if mounts := _mounts_below(path):
+        if mounts := mounts_below(path):
             raise MachineError(f"cannot clean up: still mounted: {', '.join(mounts)}")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

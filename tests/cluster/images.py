@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cluster import baseimages, containerd
+from cluster import baseimages, cleanup, containerd
 from cluster.baseimages import Image
 from cluster.buildah import Buildah
 from cluster.errors import ClusterError
@@ -24,7 +24,7 @@ TARGETS = {"operator": ("crds", "operator"), "trainer": ("crds", "trainer")}
 COMMON = ("Dockerfile", ".dockerignore", "uv.lock", "pyproject.toml", "*/pyproject.toml")
 IGNORED = {"__pycache__", "build", "dist"}
 
-NUM_KEPT = 3
+NUM_KEPT = 4
 """How many versions of an image stay; each takes only what the others do not have."""
 EPOCH = 1_577_836_800
 """2020-01-01: the one time stamp of every file in a build context."""
@@ -43,6 +43,11 @@ class Source:
         common = (file for pattern in COMMON for file in self.root.glob(pattern))
         below = (file for name in self.folders for file in _walk(self.root / name))
         return sorted({*common, *below})
+
+    def dependencies(self) -> str:
+        """A hash of what the heavy layers hang on: with it they are all built anew."""
+        lock = self.root / "uv.lock"
+        return hashlib.sha256(lock.read_bytes() if lock.exists() else b"").hexdigest()[:16]
 
     def image(self, base: Image) -> Image:
         """The image's name, without building it."""
@@ -76,6 +81,13 @@ def source_of(target: str) -> Source:
     return Source(target, folders=TARGETS[target])
 
 
+def release_killed_builds() -> None:
+    """Unmount what a build that was killed left mounted; waits for one that is still running."""
+    if cleanup.mounts_below(_folder()):
+        with exclusive(_folder() / "lock"):
+            cleanup.unmount_below(_folder())
+
+
 def load(image: Image) -> None:
     """Hand containerd what it lacks of an image, and drop the oldest versions of it."""
     loaded = containerd.ctr("images", "list", "--quiet").split()
@@ -88,6 +100,19 @@ def load(image: Image) -> None:
     with stage(f"loaded {image.name}, {missing / 1e6:.1f} of {sum(blobs.values()) / 1e6:.1f} MB"):
         containerd.import_image(lambda out: layout.export(image.name, out, without=present))
     layout.share(image.name, containerd.BLOBS)
+    _drop_old(image, loaded)
+
+
+def _drop_old(image: Image, loaded: list[str]) -> None:
+    """Forget all but the newest versions of an image; what they alone held goes with them."""
+    layout = baseimages.layout()
+    versions = [name for name in layout.names() if name.startswith(f"{image.repository}:")]
+    for name in versions[:-NUM_KEPT]:
+        # The kubelet's side of containerd refers to an image by its configuration's digest too.
+        references = {name, layout.config_digest(name)} & set(loaded)
+        if references:
+            containerd.ctr("images", "delete", *references)
+        layout.drop(name)
 
 
 def _build(source: Source) -> Image:
@@ -96,7 +121,8 @@ def _build(source: Source) -> Image:
     layout = baseimages.layout()
     if image.name in layout.names():
         return image
-    buildah = Buildah(_folder() / "buildah")
+    buildah = Buildah(_folder() / "buildah", source.dependencies())
+    buildah.tidy()
     with stage(f"built {image.name}"), TemporaryDirectory() as context:
         buildah.pull(base.name, layout)
         _stage_context(source, Path(context))

@@ -117,4 +117,6 @@ def _kubelet_config() -> dict[str, object]:
         "evictionHard": {"memory.available": "100Mi", **dict.fromkeys(no_pressure, "0%")},
         "imageGCHighThresholdPercent": 100,
         "oomScoreAdj": 0,
+        # Chains that only an iptables kube-proxy needs, and that nobody would take away.
+        "makeIPTablesUtilChains": False,
     }

@@ -33,9 +33,9 @@ class Layout:
         self._blobs.mkdir(parents=True, exist_ok=True)
         (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
-    def names(self) -> set[str]:
-        """The images in the layout."""
-        return {entry["annotations"][REFERENCE] for entry in self._entries()}
+    def names(self) -> list[str]:
+        """The images in the layout, the newest last."""
+        return [entry["annotations"][REFERENCE] for entry in self._entries()]
 
     def add(self, name: str, layer: Path, config: dict[str, Any]) -> None:
         """Add an image of one layer, moving the layer's tar file into the layout."""
@@ -47,6 +47,8 @@ class Layout:
             "os": "linux",
             "config": config,
             "rootfs": {"type": "layers", "diff_ids": [digest]},
+            # buildah wants as many entries as there are layers.
+            "history": [{"created_by": "troika test cluster"}],
         }
         manifest = {
             "schemaVersion": 2,
@@ -58,19 +60,23 @@ class Layout:
         others = [e for e in self._entries() if e["annotations"][REFERENCE] != name]
         self._write_index([*others, entry])
 
-    def drop(self, names: Collection[str]) -> None:
-        """Remove images, and the blobs that no other image uses."""
-        self._write_index([e for e in self._entries() if e["annotations"][REFERENCE] not in names])
+    def drop(self, name: str) -> None:
+        """Remove an image, and the blobs that no other image uses."""
+        self._write_index([e for e in self._entries() if e["annotations"][REFERENCE] != name])
         used = {digest for name in self.names() for digest in self.blobs(name)}
         for blob in self._blobs.iterdir():
             if f"sha256:{blob.name}" not in used:
                 blob.unlink()
 
+    def config_digest(self, name: str) -> str:
+        """The digest of an image's configuration."""
+        digest: str = self._manifest(name)["config"]["digest"]
+        return digest
+
     def blobs(self, name: str) -> dict[str, int]:
         """Digest and size of all that an image consists of."""
-        entry = self._entry(name)
-        manifest = json.loads(self._blob(entry["digest"]).read_text())
-        parts = [entry, manifest["config"], *manifest["layers"]]
+        manifest = self._manifest(name)
+        parts = [self._entry(name), manifest["config"], *manifest["layers"]]
         return {part["digest"]: part["size"] for part in parts}
 
     def export(self, name: str, out: IO[bytes], *, without: Collection[str]) -> None:
@@ -102,6 +108,10 @@ class Layout:
 
     def _entry(self, name: str) -> dict[str, Any]:
         return next(e for e in self._entries() if e["annotations"][REFERENCE] == name)
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads(self._blob(self._entry(name)["digest"]).read_text())
+        return manifest
 
     def _write_index(self, entries: list[dict[str, Any]]) -> None:
         document = {"schemaVersion": 2, "manifests": entries}

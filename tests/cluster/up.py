@@ -30,6 +30,11 @@ from cluster.shell import exclusive, stage
 
 RECORD = PLACES.run / "cluster.json"
 """Written last, so that it exists only for a cluster that was once whole."""
+CONFIGURING = (
+    *("certificates", "containerd", "controlplane", "monitoring", "network", "node", "settings"),
+    "storage",
+)
+"""Modules whose change makes another cluster."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def take_down() -> None:
     machine.require()
     with exclusive(PLACES.lock):
         cleanup.remove_everything()
+    images.release_killed_builds()
 
 
 def is_healthy(kubectl: Kubectl) -> bool:
@@ -156,10 +162,10 @@ def _describe(record: dict[str, str]) -> Cluster:
 
 
 def _inputs(programs: dict[str, Path], base_image: str) -> str:
-    """A hash of what a cluster is made from: the programs, and this package's source."""
+    """A hash of what a cluster is made from: the programs, and the modules that configure them."""
     digest = hashlib.sha256("\0".join([*map(str, programs.values()), base_image]).encode())
-    for file in sorted(SOURCE.glob("*.py")):
-        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    for name in CONFIGURING:
+        digest.update(f"\0{name}\0".encode() + (SOURCE / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
 

@@ -53,6 +53,8 @@ def manifests_of(items: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     cluster = ensure_up()
+    # Those of an earlier run may be on their way out.
+    run(cluster, "delete", "namespace", NAMESPACE, *WATCHED, "--ignore-not-found")
     namespaces = [
         {
             "apiVersion": "v1",
@@ -121,10 +123,15 @@ def test_the_api_server_would_warn_of_a_pod_that_is_not_restricted(
     assert "would violate PodSecurity" in warnings
 
 
-def test_the_api_server_takes_the_first_job_of_the_notes(cluster: Cluster) -> None:
+@pytest.fixture(scope="module")
+def served(cluster: Cluster) -> None:
+    """The cluster serves our kinds."""
     run(cluster, "apply", "--server-side", "--force-conflicts", "-f", ROOT / "crds")
     crds = ("crd/pretrainjobs.troika.dev", "crd/finetunejobs.troika.dev")
     run(cluster, "wait", "--for=condition=Established", *crds, "--timeout=30s")
+
+
+def test_the_api_server_takes_the_first_job_of_the_notes(cluster: Cluster, served: None) -> None:
     body = manifests_of(first_job())
     run(cluster, "create", "-n", WATCHED[0], "--dry-run=server", "-f", "-", body=body)
 
@@ -291,3 +298,38 @@ def test_the_clusters_own_roles_see_and_write_jobs(
     run(cluster, "create", "rolebinding", *binding)
     # A controller of the cluster aggregates roles a moment after they were made.
     eventually(lambda: allowed(cluster, {"user": user}, actions) == expected)
+
+
+def answer(cluster: Cluster, path: str) -> str:
+    """What the operator's Service answers, through the API server."""
+    service = f"/api/v1/namespaces/{NAMESPACE}/services/release-troika:metrics/proxy"
+    return run(cluster, "get", "--raw", f"{service}{path}")
+
+
+def test_the_operator_gets_ready_with_these_rights_and_hands_over(
+    cluster: Cluster, served: None, release: Helm
+) -> None:
+    registry, _, name = cluster.image("operator").rpartition("/")
+    repository, _, tag = name.partition(":")
+    image = {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "Never"}
+    # One namespace, without jobs: the operator of other tests may be at work elsewhere.
+    values = {"image": image, "watchNamespaces": [WATCHED[0]], "crds": {"enabled": False}}
+    wait = ("--wait", "--timeout=120s")
+
+    succeed(release("install", "release", CHART, *wait, values=values))
+    assert answer(cluster, "/readyz") == "ok\n"
+    assert "troika_operator_leader 1.0" in answer(cluster, "/metrics")
+    assert not get(cluster, "leases", "-n", NAMESPACE)["items"]
+
+    succeed(release("upgrade", "release", CHART, *wait, values={**values, "replicas": 2}))
+
+    def leads() -> bool:
+        leases = get(cluster, "leases", "-n", NAMESPACE)["items"]
+        holders = [lease["spec"]["holderIdentity"] for lease in leases]
+        pods = get(cluster, "pods", "-n", NAMESPACE)["items"]
+        running = [pod["metadata"]["name"] for pod in pods]
+        return len(running) == 2 and len(holders) == 1 and holders[0] in running
+
+    eventually(leads, seconds=60)
+    logs = run(cluster, "logs", "-n", NAMESPACE, "deployment/release-troika", "--all-pods")
+    assert "forbidden" not in logs.lower()

@@ -40,13 +40,8 @@ def readable(error: ValidationError) -> str:
 def _places(job: Job) -> Iterator[str]:
     spec = job.spec
     for path, uri in (("checkpoint.uri", spec.checkpoint.uri), ("output.uri", spec.output.uri)):
-        if uri.startswith(("https://", "hf://")):
-            yield f"spec.{path}: {uri} cannot be written to: expected pvc://, s3://, gs:// or abfs://"
-        elif uri.startswith("/"):
-            yield (
-                f"spec.{path}: {uri} is inside the container and is lost with it: "
-                "expected pvc://, s3://, gs:// or abfs://"
-            )
+        if not uri.startswith("pvc://"):
+            yield f"spec.{path}: {uri} is no volume: expected pvc://CLAIM/PATH"
     if spec.checkpoint.uri.rstrip("/") == spec.output.uri.rstrip("/"):
         yield "spec.output.uri: expected another place than checkpoint.uri, whose files are pruned"
     data = spec.data

@@ -44,11 +44,11 @@ WRONG: list[tuple[Job, str]] = [
     ),
     (
         pretrain(spec__checkpoint={"uri": "https://example.com/x"}),
-        "spec.checkpoint.uri: https://example.com/x cannot be written to",
+        "spec.checkpoint.uri: https://example.com/x is no volume: expected pvc://CLAIM/PATH",
     ),
     (
         pretrain(spec__output={"uri": "/data/out"}),
-        "spec.output.uri: /data/out is inside the container and is lost with it",
+        "spec.output.uri: /data/out is no volume: expected pvc://CLAIM/PATH",
     ),
     (
         pretrain(spec__output={"uri": "pvc://models/checkpoints/bert-prose/"}),

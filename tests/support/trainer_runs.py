@@ -99,7 +99,7 @@ def finetune_run(folder: Path, *, model: Path, **changes: Any) -> dict[str, Any]
             "epochs": 2,
             "globalBatchSize": 8,
             "precision": "FP32",
-            "optimizer": {"learningRate": 0.005},
+            "optimizer": {"learningRate": 0.01},
         },
         "checkpoint": {"uri": str(folder / "checkpoints"), "interval": "1h"},
         "output": {"uri": str(folder / "model")},

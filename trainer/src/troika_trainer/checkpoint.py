@@ -10,12 +10,15 @@
 No random state is saved because there is none: every step seeds itself (`loop.py`).
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,11 +116,12 @@ class Checkpoints:
         staged = final.with_name(f"{final.name}.tmp-{self._attempt}")
         self._group.from_first(lambda: _make_empty(staged))
         weights, state = get_state_dict(model, optimizer)
-        dcp_save(
-            {"model": weights, "optimizer": state},
-            storage_writer=FileSystemWriter(staged),
-            no_dist=self._group.size == 1,
-        )
+        with _alone_without_warning():
+            dcp_save(
+                {"model": weights, "optimizer": state},
+                storage_writer=FileSystemWriter(staged),
+                no_dist=self._group.size == 1,
+            )
         mine = staged.glob(f"__{self._group.place.rank}_*")
         parts = self._group.gather({path.name: _identity(path) for path in mine})
         files = {name: entry for part in parts for name, entry in part.items()}
@@ -153,11 +157,12 @@ class Checkpoints:
             state["model"] = get_model_state_dict(model)
         else:
             state["model"], state["optimizer"] = get_state_dict(model, optimizer)
-        dcp_load(
-            state,
-            storage_reader=FileSystemReader(self._path(step)),
-            no_dist=self._group.size == 1,
-        )
+        with _alone_without_warning():
+            dcp_load(
+                state,
+                storage_reader=FileSystemReader(self._path(step)),
+                no_dist=self._group.size == 1,
+            )
         if optimizer is None:
             set_model_state_dict(model, state["model"])
         else:
@@ -219,6 +224,14 @@ class Checkpoints:
             if step != progress.best_step:
                 shutil.rmtree(self._path(step), ignore_errors=True)
         return manifest
+
+
+@contextlib.contextmanager
+def _alone_without_warning() -> Iterator[None]:
+    """A run on one rank has no process group, and that is no news."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _make_empty(directory: Path) -> None:

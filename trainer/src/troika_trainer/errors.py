@@ -131,18 +131,22 @@ def _translate(error: BaseException) -> BaseException:
         or "DefaultCPUAllocator" in text
         or "CUDA out of memory" in text
     ):
-        return OutOfMemoryError(text.strip().splitlines()[0] or "no memory", OUT_OF_MEMORY_REMEDY)
+        return OutOfMemoryError(_first_line(text) or "no memory left", OUT_OF_MEMORY_REMEDY)
     if "DistError" in names or (
         isinstance(error, RuntimeError)
         and any(word in text for word in ("gloo", "NCCL", "Connection closed by peer"))
     ):
-        return CommunicationError(f"lost another rank: {text.strip().splitlines()[0]}")
+        return CommunicationError(f"lost another rank: {_first_line(text)}")
     if "CheckpointException" in names or isinstance(error, OSError):
         return StorageError(
             f"{type(error).__name__}: {text.strip()}"[:600],
             "check that the volume is mounted, writable and not full",
         )
     return error
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
 
 
 def _where(error: BaseException) -> str:

@@ -35,14 +35,16 @@ def build_model(run: Run, task: Task) -> PreTrainedModel:
 
 
 def _fresh(run: Run, task: Task) -> PreTrainedModel:
-    fields = dict(run.model.config or {})
-    config = _config(fields, task.tokenizer, task.model_settings())
+    fields = run.model.config or {}
+    config = _config(dict(fields), task.tokenizer, task.model_settings())
     try:
         model: PreTrainedModel = task.auto_model.from_config(config, dtype=torch.float32)
     except ValueError as error:
+        if type(config) in task.auto_model._model_mapping:  # noqa: SLF001 - how from_config asks
+            raise ConfigError(f"model.config: {str(error).splitlines()[0]}") from error
         raise ConfigError(
             f"model.config.model_type {fields['model_type']!r} has no head for "
-            f"{type(task).__name__}: {str(error).splitlines()[0][:200]}"
+            f"{type(task).__name__}"
         ) from error
     return model
 

@@ -1,6 +1,6 @@
 """Bring tokenizer and data to where every rank can open them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +82,10 @@ def _trained(
     algorithm = spec.algorithm or kind.tokenizer_algorithm
     column = run.data.train.column
 
+    def texts() -> Iterator[str]:
+        return (row.text(text_column(row, column)) for row in sources.rows("train"))
+
     def train(staged: Path) -> None:
-        texts = (row.text(text_column(row, column)) for row in sources.rows("train"))
         made = tokenizer.train_tokenizer(
             texts, spec, algorithm=algorithm, bidirectional=kind.bidirectional
         )

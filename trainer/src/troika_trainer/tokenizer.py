@@ -1,7 +1,8 @@
 """Tokenizers: learnt from the training text, or loaded; always a fast one of transformers."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 
 from tokenizers import (
@@ -37,17 +38,22 @@ _ROBERTA = {
 }
 _GPT = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|padding|>"}
 
+Texts = Callable[[], Iterable[str]]
+
+ALPHABET_LIMIT = 1000
+"""Letters that WordPiece knows; rarer ones become unknown, as in BERT."""
+
 _MODEL_MAX_LENGTH = 1_000_000
 """The run's sequence length rules, not the tokenizer's."""
 
 
 def train_tokenizer(
-    texts: Iterator[str], spec: TokenizerTraining, *, algorithm: str, bidirectional: bool
+    texts: Texts, spec: TokenizerTraining, *, algorithm: str, bidirectional: bool
 ) -> PreTrainedTokenizerFast:
-    """Learn a vocabulary.
+    """Learn a vocabulary; the same text gives the same one.
 
     Args:
-        texts: The training text, a document at a time.
+        texts: The training text, a document at a time; asked for more than once.
         spec: Size and folding of case.
         algorithm: WordPiece or ByteLevelBPE.
         bidirectional: Frame each text with a class and an end token, and have a mask token.
@@ -69,23 +75,43 @@ def train_tokenizer(
     )
 
 
-def _word_piece(texts: Iterator[str], spec: TokenizerTraining) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token=_BERT["unk_token"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=spec.lowercase, strip_accents=spec.lowercase
+def _word_piece(texts: Texts, spec: TokenizerTraining) -> Tokenizer:
+    special = list(_BERT.values())
+    normalizer = normalizers.BertNormalizer(lowercase=spec.lowercase, strip_accents=spec.lowercase)
+    alphabet = _alphabet(normalizer.normalize_str(text) for text in texts())
+    # The trainer numbers the continuing letters (##a) in the order of a hash map, and breaks ties
+    # between merges by those numbers: each time another vocabulary (huggingface/tokenizers#1794).
+    # Told beforehand, they have an order; as special tokens they are told.
+    continuing = [f"##{letter}" for letter in alphabet if letter.isalnum()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=spec.vocab_size,
+        special_tokens=special + continuing,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
     )
+    learner = Tokenizer(models.WordPiece(unk_token=_BERT["unk_token"]))
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    learner.train_from_iterator(texts(), trainer)
+    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token=_BERT["unk_token"]))
+    tokenizer.add_special_tokens(special)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=spec.vocab_size, special_tokens=list(_BERT.values()), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def _byte_level_bpe(
-    texts: Iterator[str], spec: TokenizerTraining, names: dict[str, str]
-) -> Tokenizer:
+def _alphabet(texts: Iterable[str]) -> list[str]:
+    """The most frequent letters, in an order that depends on the text alone."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    frequent = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    return sorted(letter for letter in frequent[:ALPHABET_LIMIT] if not letter.isspace())
+
+
+def _byte_level_bpe(texts: Texts, spec: TokenizerTraining, names: dict[str, str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     if spec.lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
@@ -97,7 +123,7 @@ def _byte_level_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(texts(), trainer)
     return tokenizer
 
 

@@ -1,0 +1,230 @@
+"""Rows are read from any format, and a bad one is named with file, line and column."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pytest
+from pyarrow import parquet
+
+from support.trainer_runs import finetune_run, pretrain_run, train_here
+from troika_api.v1alpha1.data import FileFormat
+from troika_api.v1alpha1.run import RUN
+from troika_trainer import shards
+from troika_trainer.data import Sources, fingerprint, make_directory
+from troika_trainer.errors import DataError
+from troika_trainer.rows import find_files, read_rows
+from troika_trainer.shards import ColumnType, Store, Writer
+
+ROWS = [{"text": "Grüße, Welt", "n": 1}, {"text": 'two\nlines and "quotes"', "n": 2}]
+
+
+def read(uri: str, kind: FileFormat = FileFormat.AUTO) -> list[dict[str, Any]]:
+    return [row.values for file in find_files(uri, kind) for row in read_rows(file)]
+
+
+def write_parquet(path: Path) -> None:
+    parquet.write_table(pa.Table.from_pylist(ROWS), path)
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "a.jsonl": lambda path: path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n"),
+    "a.jsonl.gz": lambda path: path.write_bytes(
+        gzip.compress("\n".join(json.dumps(row) for row in ROWS).encode())
+    ),
+    "a.csv": lambda path: path.write_text(
+        'text,n\n"Grüße, Welt",1\n"two\nlines and ""quotes""",2\n'
+    ),
+    "a.tsv": lambda path: path.write_text(
+        'text\tn\nGrüße, Welt\t1\n"two\nlines and ""quotes"""\t2\n'
+    ),
+    "a.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    rows = read(str(tmp_path / name))
+    assert [(row["text"], int(row["n"])) for row in rows] == [(r["text"], r["n"]) for r in ROWS]
+
+
+def test_each_line_of_plain_text_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\n  two  \n")
+    assert read(str(tmp_path / "a.txt")) == [{"text": "one"}, {"text": "two"}]
+
+
+def test_globs_folders_and_other_file_systems(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "notes.md"):
+        (tmp_path / name).write_text('{"text": "' + name + '"}\n')
+    expected = [{"text": "a.jsonl"}, {"text": "b.jsonl"}]
+    assert read(f"{tmp_path}/*.jsonl") == expected
+    assert read(str(tmp_path)) == expected
+    assert read(f"file://{tmp_path}/*.jsonl") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": 1}\n', "line 1, column 'text': expected text, got int 1"),
+        (
+            "a.jsonl",
+            '{"text": "x"}\n{"text": null}\n',
+            "line 2, column 'text': expected text, got nothing",
+        ),
+        ("a.jsonl", '{"body": "x"}\n', "line 1: no column 'text'; there are 'body'"),
+        ("a.jsonl", '{"text": "x"}\n{oops\n', "line 2: expected one JSON object a line: "),
+        ("a.jsonl", '["x"]\n', 'line 1: expected a JSON object, got list ["x"]'),
+        ("a.csv", "text,label\nx\n", "line 2: expected 2 fields, got 1"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    rows = (row for f in find_files(str(tmp_path / name), FileFormat.AUTO) for row in read_rows(f))
+    with pytest.raises(DataError) as caught:
+        list(row.text("text") for row in rows)  # noqa: C400
+    assert str(caught.value).startswith(f"{tmp_path / name}, {message}")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.gz", b"no gzip", "as JSONL: "),
+        ("a.parquet", b"no parquet", "as Parquet: "),
+        ("a.jsonl", b"\xff\xfe{", "as JSONL: 'utf-8' codec can't decode"),
+        ("a.csv", b'text\n"open', "as CSV: unexpected end of data"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(str(tmp_path / name))
+    assert f"cannot read {tmp_path / name} {message}" in str(caught.value)
+
+
+def test_no_file_and_no_format_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file matches .*/none/\*\.csv"):
+        read(f"{tmp_path}/none/*.csv")
+    (tmp_path / "a.dat").write_text("x")
+    with pytest.raises(DataError, match=r"a\.dat: the ending does not tell the format"):
+        read(str(tmp_path / "a.dat"))
+    assert read(str(tmp_path / "a.dat"), FileFormat.TEXT) == [{"text": "x"}]
+    with pytest.raises(DataError, match="cannot read nosuch://x"):
+        read("nosuch://x")
+
+
+def label_error(tmp_path: Path, split: str, content: str) -> str:
+    run = finetune_run(tmp_path, model=tmp_path)
+    (tmp_path / f"{split}.csv").write_text(content)
+    train_here_tokenizer(tmp_path)
+    with pytest.raises(DataError) as caught:
+        train_here(run)
+    return str(caught.value)
+
+
+def train_here_tokenizer(folder: Path) -> None:
+    train_here(pretrain_run(folder / "base", training={"steps": 1}))
+    for file in (folder / "base" / "model").iterdir():
+        file.rename(folder / file.name)
+
+
+def test_a_label_that_training_has_not_seen(tmp_path: Path) -> None:
+    assert label_error(tmp_path, "test", "text,label\nfine,good\nfine,odd\n") == (
+        f"{tmp_path / 'test.csv'}, line 3, column 'label': label 'odd' is not among those of the "
+        "training split: bad, good"
+    )
+
+
+def test_a_split_without_rows(tmp_path: Path) -> None:
+    message = label_error(tmp_path, "validation", "text,label\n")
+    assert message == "the validation split has no rows"
+
+
+def test_a_single_class(tmp_path: Path) -> None:
+    message = label_error(tmp_path, "train", "text,label\nfine,good\n")
+    assert message == "the training split has 1 class(es) in column 'label': good"
+
+
+def test_held_out_rows_stay_held_out_whatever_joins_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": f"row {number}"}) for number in range(400)]
+    run = RUN.validate_python(
+        pretrain_run(tmp_path, data={"train": {"uri": str(path), "format": "Auto"}})
+    )
+    sides = []
+    for part in (lines[:200], lines):
+        path.write_text("\n".join(part))
+        sources = Sources.of(run)
+        sides.append([{row.values["text"] for row in sources.rows(s)} for s in sources.splits])
+    (train, held), (more_train, more_held) = sides
+    assert train <= more_train
+    assert held <= more_held
+    assert not more_train & more_held
+    assert 20 < len(more_held) < 60, "about a tenth"
+
+
+def test_a_store_gives_back_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ITEMS", 10)
+    examples = [
+        {"ids": np.arange(length), "label": np.asarray(length)} for length in (3, 0, 8, 5, 11, 2)
+    ]
+    writer = Writer(
+        tmp_path, {"ids": ColumnType("uint16"), "label": ColumnType("int32", ragged=False)}
+    )
+    writer.add(examples[:4])
+    writer.add(examples[4:])
+    writer.close({"rows": 6})
+    store = Store(tmp_path)
+    assert (len(store), store.facts) == (6, {"rows": 6})
+    assert [store["ids"][i].tolist() for i in range(6)] == [e["ids"].tolist() for e in examples]
+    assert [int(store["label"][i]) for i in range(6)] == [3, 0, 8, 5, 11, 2]
+    assert store["ids"].lengths.tolist() == [3, 0, 8, 5, 11, 2]
+    flat = np.concatenate([e["ids"] for e in examples])
+    assert store["ids"].items == len(flat)
+    for start in range(0, 29, 3):
+        assert store["ids"].slice(start, start + 7).tolist() == flat[start : start + 7].tolist()
+    assert len(list(tmp_path.glob("ids.0*.bin"))) == 3, "the column spans files"
+
+
+def test_a_directory_that_could_not_be_filled_is_not_there(tmp_path: Path) -> None:
+    def fail(staged: Path) -> None:
+        (staged / "half").write_text("x")
+        raise DataError("no")
+
+    with pytest.raises(DataError):
+        make_directory(tmp_path / "data", fail)
+    assert not (tmp_path / "data").exists()
+    make_directory(tmp_path / "data", lambda _: None)
+    make_directory(tmp_path / "data", fail)
+
+
+def test_fingerprints_differ_with_what_made_them() -> None:
+    assert fingerprint(["a", 1, "x"], "t") == fingerprint(["a", 1, "x"], "t")
+    assert len({fingerprint(["a", size, "x"], words) for size in (1, 2) for words in "tu"}) == 4
+
+
+def test_data_is_tokenized_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    run = pretrain_run(
+        tmp_path, data={"train": {"uri": str(text)}, "validation": {"fraction": None}}
+    )
+    run["data"]["validation"] = {"uri": str(text)}
+    run["training"]["steps"] = 1
+    stores = tmp_path / "checkpoints" / "cache"
+    train_here(run)
+    first = {path: path.stat().st_mtime_ns for path in stores.glob("*/*/index.json")}
+    train_here(run)
+    assert {path: path.stat().st_mtime_ns for path in stores.glob("*/*/index.json")} == first
+    text.write_text("pack my box with five dozen liquor jugs\n" * 200)
+    train_here(run)
+    assert len(list(stores.glob("data-*"))) == 2

@@ -1,0 +1,212 @@
+"""Models from a configuration: what transformers would take in silence is refused in words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from support.trainer_runs import LICENSE, TINY_BERT, finetune_run, pretrain_run
+from troika_api.v1alpha1.data import TokenizerTraining
+from troika_api.v1alpha1.run import RUN, FinetuneRun, Objective, PretrainRun, Task
+from troika_trainer.batch import Batch
+from troika_trainer.errors import ConfigError
+from troika_trainer.flops import flop_counter
+from troika_trainer.model import build_model, longest_input
+from troika_trainer.tasks import task_class
+from troika_trainer.tasks.causal_lm import CausalLM
+from troika_trainer.tasks.masked_lm import HeadWhereAsked, MaskedLM
+from troika_trainer.tokenizer import train_tokenizer
+
+SIZE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert": SIZE,
+    "roberta": SIZE,
+    "electra": {**SIZE, "embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "modernbert": SIZE,
+    "deberta-v2": SIZE,
+    "albert": {**SIZE, "embedding_size": 16},
+}
+CAUSAL: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
+    "llama": {**SIZE, "num_key_value_heads": 1},
+    "qwen3": {**SIZE, "num_key_value_heads": 1, "head_dim": 16},
+}
+
+
+def texts() -> list[str]:
+    return LICENSE.read_text().splitlines()
+
+
+def run_with(config: dict[str, Any], **changes: Any) -> PretrainRun:
+    run = RUN.validate_python(pretrain_run(Path("/x"), model={"config": None}, **changes))
+    assert isinstance(run, PretrainRun)
+    run.model.config = config
+    return run
+
+
+def masked(config: dict[str, Any], *, algorithm: str = "WordPiece") -> MaskedLM:
+    run = run_with(config)
+    spec = TokenizerTraining(vocab_size=300)
+    words = train_tokenizer(texts, spec, algorithm=algorithm, bidirectional=True)
+    return MaskedLM(run, words)
+
+
+def causal(config: dict[str, Any]) -> CausalLM:
+    run = run_with(config)
+    spec = TokenizerTraining(vocab_size=300)
+    words = train_tokenizer(texts, spec, algorithm="ByteLevelBPE", bidirectional=False)
+    return CausalLM(run, words)
+
+
+def batch_of(task: MaskedLM | CausalLM, *, samples: int = 4, length: int = 32) -> Batch:
+    ids = torch.arange(samples * length).reshape(samples, length).numpy() % 250 + 40
+    return task.collate(ids, torch.arange(samples).numpy(), torch.zeros(samples).long().numpy())
+
+
+@pytest.mark.parametrize("kind", [*Objective, *Task])
+def test_every_objective_and_task_of_the_api_has_its_file(
+    kind: Objective | Task, tmp_path: Path
+) -> None:
+    run: PretrainRun | FinetuneRun
+    if isinstance(kind, Objective):
+        run = run_with(TINY_BERT).model_copy(update={"objective": kind})
+    else:
+        spec = RUN.validate_python(finetune_run(tmp_path, model=tmp_path))
+        assert isinstance(spec, FinetuneRun)
+        run = spec.model_copy(update={"task": kind})
+    assert task_class(run).__name__ == kind.value
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_head_on_masked_positions_gives_the_logits_of_the_whole(kind: str) -> None:
+    task = masked({"model_type": kind, **ARCHITECTURES[kind]})
+    model = build_model(task.run, task).train(mode=False)
+    batch = batch_of(task)
+    where = (batch.labels != -100).nonzero(as_tuple=True)
+    full = model(**batch.inputs).logits[where]
+    head = HeadWhereAsked(model)
+    assert head._exact, f"{kind} runs its head everywhere"
+    assert torch.allclose(head.logits(model, batch, where), full, atol=1e-5)
+    assert torch.equal(model(**batch.inputs).logits[where], full), "and is itself otherwise"
+
+
+def test_a_head_that_looks_around_is_run_everywhere() -> None:
+    task = masked(TINY_BERT)
+    model = build_model(task.run, task).train(mode=False)
+    model.cls.register_forward_pre_hook(lambda _, args: (args[0] - args[0].mean(1, keepdim=True),))
+    head = HeadWhereAsked(model)
+    assert not head._exact
+    batch = batch_of(task)
+    where = (batch.labels != -100).nonzero(as_tuple=True)
+    assert torch.equal(head.logits(model, batch, where), model(**batch.inputs).logits[where])
+
+
+def test_masks_depend_on_seed_epoch_and_sequence_only() -> None:
+    task = masked(TINY_BERT)
+    ids = torch.full((6, 32), 77).numpy()
+    numbers, first = torch.arange(6).numpy(), torch.zeros(6).long().numpy()
+    whole = task.collate(ids, numbers, first)
+    part = task.collate(ids[2:4], numbers[2:4], first[2:4])
+    assert torch.equal(whole.inputs["input_ids"][2:4], part.inputs["input_ids"])
+    later = task.collate(ids, numbers, first + 1)
+    assert not torch.equal(whole.labels, later.labels)
+
+
+def test_of_the_chosen_tokens_most_are_masked_some_replaced_some_kept() -> None:
+    task = masked(TINY_BERT)
+    ids = torch.full((400, 128), 77).numpy()
+    batch = task.collate(ids, torch.arange(400).numpy(), torch.zeros(400).long().numpy())
+    chosen = batch.labels != -100
+    seen = batch.inputs["input_ids"][chosen]
+    assert batch.weight == int(chosen.sum()) == pytest.approx(0.15 * ids.size, rel=0.03)
+    assert (seen == task.tokenizer.mask_token_id).float().mean() == pytest.approx(0.8, abs=0.02)
+    assert (seen == 77).float().mean() == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(batch.inputs["input_ids"][~chosen], torch.full((int((~chosen).sum()),), 77))
+
+
+def test_special_tokens_are_never_predicted() -> None:
+    task = masked(TINY_BERT)
+    ids = torch.full((50, 32), task.tokenizer.sep_token_id).numpy()
+    batch = task.collate(ids, torch.arange(50).numpy(), torch.zeros(50).long().numpy())
+    assert batch.weight == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message", "remedy"),
+    [
+        (
+            {**TINY_BERT, "model_type": "brt"},
+            "model.config.model_type 'brt' is not an architecture of transformers",
+            "did you mean",
+        ),
+        (
+            {**TINY_BERT, "hiden_size": 64},
+            "model.config.hiden_size is not a field of BertConfig",
+            "did you mean hidden_size?",
+        ),
+        (
+            {**TINY_BERT, "vocab_size": 100},
+            "model.config.vocab_size 100 is smaller than the tokenizer's 300",
+            "leave it out",
+        ),
+        ({**TINY_BERT, "num_attention_heads": 3}, "hidden size", ""),
+        ({"model_type": "vit"}, "model.config.model_type 'vit' has no head for MaskedLM", ""),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(
+    config: dict[str, Any], message: str, remedy: str
+) -> None:
+    task = masked(config)
+    with pytest.raises(ConfigError) as caught:
+        build_model(task.run, task)
+    assert message in str(caught.value)
+    assert remedy in (caught.value.remedy or "")
+
+
+def test_roberta_loses_the_positions_below_its_padding_index() -> None:
+    spec = {"model_type": "roberta", **SIZE, "max_position_embeddings": 66}
+    task = masked(spec, algorithm="ByteLevelBPE")
+    assert task.tokenizer.pad_token_id == 1
+    assert longest_input(build_model(task.run, task)) == 64
+
+
+def test_vocabulary_and_special_tokens_come_from_the_tokenizer() -> None:
+    task = masked(TINY_BERT)
+    config = build_model(task.run, task).config
+    assert config.vocab_size == len(task.tokenizer) == 300
+    assert config.pad_token_id == task.tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_counted_flops_are_those_that_torch_counts(kind: str) -> None:
+    task = causal({"model_type": kind, **CAUSAL[kind], "max_position_embeddings": 64})
+    model = build_model(task.run, task)
+    batch = batch_of(task, samples=2, length=64)
+    ours = flop_counter(model).count(tokens=batch.tokens, heads=batch.tokens, pairs=batch.pairs)
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = task.forward(model.train(), batch)
+        torch.autograd.backward(loss)
+    # torch counts no gradient for the input of the first layer, and rotary tables besides.
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def test_flops_of_a_masked_model_count_its_head_on_masked_positions() -> None:
+    task = masked({"model_type": "bert", **SIZE})
+    model = build_model(task.run, task)
+    task.attach(model)
+    batch = batch_of(task)
+    ours = flop_counter(model).count(tokens=batch.tokens, heads=batch.weight, pairs=batch.pairs)
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = task.forward(model.train(), batch)
+        torch.autograd.backward(loss)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.03)

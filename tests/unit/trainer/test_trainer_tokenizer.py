@@ -1,0 +1,78 @@
+"""A tokenizer learnt from text is a transformers one, and the same text gives the same one."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from support.trainer_runs import LICENSE
+from troika_api.v1alpha1.data import TokenizerTraining
+from troika_trainer.errors import ConfigError
+from troika_trainer.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+
+KINDS = [("WordPiece", True), ("ByteLevelBPE", True), ("ByteLevelBPE", False)]
+
+
+def trained(
+    algorithm: str, *, bidirectional: bool, size: int = 500, lowercase: bool = False
+) -> PreTrainedTokenizerFast:
+    return train_tokenizer(
+        lambda: LICENSE.read_text().splitlines(),
+        TokenizerTraining(vocab_size=size, lowercase=lowercase),
+        algorithm=algorithm,
+        bidirectional=bidirectional,
+    )
+
+
+@pytest.mark.parametrize(("algorithm", "bidirectional"), KINDS)
+def test_the_same_text_gives_the_same_tokenizer(algorithm: str, *, bidirectional: bool) -> None:
+    made = {fingerprint(trained(algorithm, bidirectional=bidirectional)) for _ in range(4)}
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(("algorithm", "bidirectional"), KINDS)
+def test_a_saved_tokenizer_is_loaded_as_it_was(
+    tmp_path: Path, algorithm: str, *, bidirectional: bool
+) -> None:
+    made = trained(algorithm, bidirectional=bidirectional)
+    made.save_pretrained(tmp_path)
+    for loaded in (
+        load_tokenizer(str(tmp_path), trust_remote_code=False),
+        AutoTokenizer.from_pretrained(tmp_path),
+    ):
+        assert isinstance(loaded, PreTrainedTokenizerFast)
+        text = "Licensor shall mean the copyright owner!"
+        assert loaded(text)["input_ids"] == made(text)["input_ids"]
+        assert fingerprint(loaded) == fingerprint(made)
+        assert len(loaded) == 500
+
+
+def test_word_piece_frames_and_masks_like_bert() -> None:
+    made = trained("WordPiece", bidirectional=True, lowercase=True)
+    assert made.convert_ids_to_tokens(list(range(5))) == [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+    ]
+    tokens = made.convert_ids_to_tokens(made("The LICENSE", "a word")["input_ids"])
+    assert tokens[:2] == ["[CLS]", "the"]
+    assert tokens.count("[SEP]") == 2
+    assert made.decode(made("the copyright owner")["input_ids"], skip_special_tokens=True) == (
+        "the copyright owner"
+    )
+    assert len([token for token in made.all_special_tokens if token.startswith("##")]) == 0
+
+
+def test_byte_level_bpe_knows_every_text() -> None:
+    made = trained("ByteLevelBPE", bidirectional=False)
+    text = "Zażółć gęślą jaźń 漢字 🙂"
+    assert made.decode(made(text)["input_ids"]) == text
+    assert made.eos_token == "<|endoftext|>"
+    assert made.mask_token is None
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot load a tokenizer from"):
+        load_tokenizer(str(tmp_path), trust_remote_code=False)

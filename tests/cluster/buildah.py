@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cluster import cleanup, processes
 from cluster.errors import CommandError
 from cluster.oci import Layout
 from cluster.shell import Argument, run
@@ -36,21 +37,28 @@ class Buildah:
 
     def __call__(self, *arguments: Argument, cwd: Path | None = None) -> str:
         """Run buildah."""
-        return self._run(self._storage, *arguments, cwd=cwd)
-
-    def _run(self, storage: Path, *arguments: Argument, cwd: Path | None = None) -> str:
-        places = (f"--root={storage}/layers", f"--runroot={storage}/run")
+        places = (f"--root={self._storage}/layers", f"--runroot={self._storage}/run")
         driver = ("--storage-driver=overlay", "--storage-opt=overlay.skip_mount_home=true")
         return run("buildah", *places, *driver, *arguments, cwd=cwd, env=self._environment)
 
     def tidy(self) -> None:
-        """Drop what a killed build left mounted, and the layers of generations that are past."""
+        """Drop what killed builds left, and the layers of generations that are past.
+
+        Only the holder of the lock calls this, so a buildah that still runs lost its caller.
+        """
+        processes.stop(processes.find("buildah", f"--root={self._storages}/"), grace=0)
+        cleanup.unmount_below(self._storages)
         self._storage.touch()
         storages = sorted(self._storages.iterdir(), key=lambda s: s.stat().st_mtime)
-        for storage in storages:
-            self._run(storage, "rm", "--all")
         for storage in storages[:-NUM_GENERATIONS]:
             shutil.rmtree(storage)
+        try:
+            self("rm", "--all")
+        except CommandError:
+            # A storage that was damaged by a kill costs a few minutes, a mended one more.
+            cleanup.unmount_below(self._storages)
+            shutil.rmtree(self._storage)
+            self._storage.mkdir()
 
     def pull(self, image: str, layout: Layout) -> None:
         """Take an image from the layout, unless the storage has it."""

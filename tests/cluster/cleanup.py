@@ -39,7 +39,7 @@ def remove_everything() -> None:
 def leftovers() -> list[str]:
     """What of a cluster is still there: processes, cgroups, mounts, the interface, its tables."""
     processes_left = [f"process {p.pid}" for p in processes.recorded().values() if p.alive]
-    shims = [f"process {p.pid}" for p in processes.find(str(PLACES.containerd_socket))]
+    shims = [f"process {p.pid}" for p in _shims()]
     mounts = [f"mount {point}" for point in mounts_below(PLACES.run, PLACES.state)]
     cgroups = [f"cgroup {folder}" for folder in _cgroups()]
     return [*processes_left, *shims, *mounts, *cgroups, *network.leftovers()]
@@ -54,7 +54,7 @@ def _kill_pods() -> None:
     """End shims, which would report to a containerd that is gone, and all that pods ran."""
     deadline = time.monotonic() + 10
     while True:
-        pids = [process.pid for process in processes.find(str(PLACES.containerd_socket))]
+        pids = [process.pid for process in _shims()]
         for cgroup in _cgroups():
             pids += map(int, (cgroup / "cgroup.procs").read_text().split())
         if not pids:
@@ -65,6 +65,11 @@ def _kill_pods() -> None:
         time.sleep(0.02)
     for cgroup in _cgroups():
         cgroup.rmdir()
+
+
+def _shims() -> list[processes.Process]:
+    """What stands between containerd and each pod; it outlives a containerd that is killed."""
+    return processes.find("containerd-shim", str(PLACES.containerd_socket))
 
 
 def _cgroups() -> list[Path]:

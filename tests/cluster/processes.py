@@ -79,16 +79,19 @@ def recorded() -> dict[str, Process]:
     return {process.name: process for process in found}
 
 
-def find(marker: str) -> list[Process]:
-    """Processes whose command line holds `marker`: those that our daemons started."""
+def find(program: str, marker: str) -> list[Process]:
+    """Processes of a program that name `marker` on their command line, whoever started them.
+
+    The program counts: somebody's shell may name the same file, and must not die for it.
+    """
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         pid = int(file.parent.name)
         try:
-            command = file.read_bytes()
+            command = file.read_text(errors="replace")
         except OSError:
             continue
-        if marker.encode() in command and pid != os.getpid():
+        if Path(command.partition("\0")[0]).name.startswith(program) and marker in command:
             found.append(Process("found", pid, _start_time(pid) or 0))
     return found
 

@@ -229,7 +229,7 @@ def test_a_cluster_that_was_killed_comes_back_clean(
         os.kill(process.pid, signal.SIGKILL)
     again = up.ensure_up()
     assert not set(processes.recorded().values()) & set(before.values())
-    assert not processes.find("time.sleep(600)")
+    assert not processes.find("python3", "time.sleep(600)")
     assert again.admin.get("pods", "--all-namespaces")["items"] == []
     fresh = Workspace(again.admin, again.base_image)
     fresh.apply(fresh.pod("hello", "print('hello')"))

@@ -306,6 +306,7 @@ def answer(cluster: Cluster, path: str) -> str:
     return run(cluster, "get", "--raw", f"{service}{path}")
 
 
+@pytest.mark.timeout(900)  # builds the operator's image where nobody did before
 def test_the_operator_gets_ready_with_these_rights_and_hands_over(
     cluster: Cluster, served: None, release: Helm
 ) -> None:

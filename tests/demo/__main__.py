@@ -40,7 +40,7 @@ def _demo() -> None:
     with stage("Cluster and images"):
         target = find()
     with stage("Helm chart"):
-        print(install(target, poll_interval="3s").splitlines()[0])
+        print(install(target, poll_seconds=3).splitlines()[0])
     with stage("Namespace, volume and data"):
         _prepare(target)
     with stage("Training: a PretrainJob, and a FinetuneJob that waits for its model"):

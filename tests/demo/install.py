@@ -9,7 +9,7 @@ RELEASE = "troika"
 NAMESPACE = "troika-system"
 
 
-def install(target: Target, *, poll_interval: str) -> str:
+def install(target: Target, *, poll_seconds: int) -> str:
     """`helm upgrade --install` of the checkout's chart; returns what helm printed."""
     values = {
         "image.registry": target.operator.registry,
@@ -18,10 +18,11 @@ def install(target: Target, *, poll_interval: str) -> str:
         "image.pullPolicy": target.pull_policy,
         "trainer.image.repository": target.trainer.repository,
         "trainer.image.tag": target.trainer.tag,
-        "pollInterval": poll_interval,
     }
     settings = [f"--set-string={key}={value}" for key, value in values.items()]
     return target.helm(
         *("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace"),
-        *("--wait", "--timeout", "5m", *settings),
+        # Tests apply the CRDs without Helm; from here on they are the release's.
+        *("--take-ownership", "--wait", "--timeout", "5m"),
+        *(*settings, f"--set=settings.pollInterval={poll_seconds}"),
     )

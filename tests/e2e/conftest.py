@@ -27,7 +27,7 @@ NUM_ROWS = 1200
 @pytest.fixture(scope="session")
 def target() -> Target:
     target = find({})
-    install(target, poll_interval="1s")
+    install(target, poll_seconds=1)
     return target
 
 

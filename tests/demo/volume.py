@@ -62,11 +62,12 @@ def upload(target: Target, namespace: str, folder: Path) -> int:
     """Copy a folder's content to the root of the volume; return the number of bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(folder, arcname=".", filter=_anonymous)
+        for entry in sorted(folder.iterdir()):
+            archive.add(entry, arcname=entry.name, filter=_anonymous)
     data = buffer.getvalue()
     target.kubectl(
         "-n", namespace, "exec", "-i", POD, "--", "tar", "-x", "-m", "-C", MOUNT,
-        "--no-same-permissions", "--no-overwrite-dir", stdin=data,
+        "--no-same-permissions", stdin=data,
     )  # fmt: skip
     return len(data)
 

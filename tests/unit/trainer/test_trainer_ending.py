@@ -58,7 +58,7 @@ def test_every_error_has_its_class_and_code(
 
 def test_a_crash_says_where() -> None:
     try:
-        os.environ["nothing"]
+        raise KeyError("nothing")  # noqa: TRY301
     except KeyError as error:
         found = errors.verdict(error)
     assert found.message.startswith("test_trainer_ending.py:")

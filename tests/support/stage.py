@@ -117,7 +117,9 @@ class Stage:
             raise AssertionError(f"{error}: {await self.status(name, kind)}") from error
         return found
 
-    async def attempt(self, number: int, pods: int = 2, seconds: float = 30) -> list[Object]:
+    async def attempt(
+        self, number: int, pods: int = 2, seconds: float = 30, name: str = "bert"
+    ) -> list[Object]:
         """Pods of an attempt, once all of them run."""
 
         async def check() -> list[Object] | None:
@@ -131,7 +133,11 @@ class Stage:
             return found if len(found) == pods else None
 
         what = f"{pods} running pods of attempt {number}"
-        found: list[Object] = await until(check, seconds=seconds, what=what)
+        try:
+            found: list[Object] = await until(check, seconds=seconds, what=what)
+        except AssertionError as error:
+            there = await self.children()
+            raise AssertionError(f"{error}: {there}: {await self.status(name)}") from error
         return found
 
     async def change(self, spec: Object, name: str = "bert", kind: str = "PretrainJob") -> None:
@@ -163,16 +169,8 @@ class Stage:
 async def stage(prefix: str) -> AsyncIterator[Stage]:
     """A namespace that enforces the restricted Pod Security standard, and a node."""
     name = f"{prefix}-{uuid4().hex[:6]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     async with Admin.open() as admin:
-        await admin.create(
-            {
-                "apiVersion": "v1",
-                "kind": "Namespace",
-                "metadata": {"name": name, "labels": labels},
-            }
-        )
-        await _claim(admin, name)
+        await make_namespace(admin, name)
         async with FakeNode.up(admin, f"node-{name}") as node:
             try:
                 yield Stage(admin, name, node)
@@ -182,6 +180,14 @@ async def stage(prefix: str) -> AsyncIterator[Stage]:
                         await admin.delete(kind, body["metadata"]["name"], name)
                 await admin.delete("Namespace", name)
                 await admin.delete("PersistentVolume", name)
+
+
+async def make_namespace(admin: Admin, name: str) -> None:
+    """A restricted namespace with the claim `data`."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    meta = {"name": name, "labels": labels}
+    await admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+    await _claim(admin, name)
 
 
 async def _claim(admin: Admin, namespace: str) -> None:

@@ -57,7 +57,7 @@ def judge(job: JobView, pods: Sequence[PodView], now: datetime) -> Failure | Set
     given_up = job.failed.time if job.failed else None
     signs = [sign for pod in pods for sign in _signs(pod, first_exit, given_up)]
     if not signs:
-        return _vanished(job, pods) if job.failed else None
+        return _vanished(job, pods, now)
     cause = min(signs, key=lambda sign: (-sign.weight, sign.time))
     until = min(sign.time for sign in signs) + SETTLE
     alive = any(not pod.finished for pod in pods)
@@ -91,8 +91,10 @@ def _signs(pod: PodView, first_exit: datetime | None, given_up: datetime | None)
     elif pod.ended and pod.phase == "Failed":
         found.append(_ended(pod))
     elif pod.deleted:
+        # Times are whole seconds. In doubt it was the Job controller, which deletes the rest of
+        # an attempt that it has given up; the cause may be on its way to us.
         before = (first_exit is None or pod.deleted <= first_exit) and (
-            given_up is None or pod.deleted <= given_up
+            given_up is None or pod.deleted < given_up
         )
         weight = Weight.CAUSE if before else Weight.EFFECT
         failure = _failure(FailureClass.PREEMPTED, "the pod was deleted", pod)
@@ -174,12 +176,19 @@ def _failure(kind: FailureClass, text: str, pod: PodView, word: LastWord | None 
     )
 
 
-def _vanished(job: JobView, pods: Sequence[PodView]) -> Failure:
-    """The Job controller counted a failure and no pod shows one: the pod is not there any more."""
+def _vanished(job: JobView, pods: Sequence[PodView], now: datetime) -> Failure | Settling | None:
+    """The Job controller counted a failure that no pod shows: the pod is gone, or news are late."""
+    if job.failed is None:
+        return None
+    until = (job.failed.time or job.created) + SETTLE
+    if now < until:
+        return Settling(until)
     missing = sorted(set(range(job.shape.nodes)) - {pod.index for pod in pods})
-    which = ", ".join(str(index) for index in missing[:10]) or "unknown"
-    return Failure(
-        class_=FailureClass.PREEMPTED,
-        message=f"pods were removed before they said how they ended; indices: {which}",
-        remedy=remedy_for(FailureClass.PREEMPTED),
-    )
+    if not missing:
+        text = f"the Job failed: {job.failed.reason}: {job.failed.message}"
+        kind = FailureClass.CRASH
+    else:
+        which = ", ".join(str(index) for index in missing[:10])
+        text = f"pods were removed before they said how they ended; indices: {which}"
+        kind = FailureClass.PREEMPTED
+    return Failure(class_=kind, message=text[:4096], remedy=remedy_for(kind))

@@ -7,7 +7,7 @@ Neither kind stores anything on objects: no finalizer, no annotation, no Event.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import kopf
 
@@ -23,9 +23,21 @@ CHILDREN = (("batch", "v1", "jobs"), ("", "v1", "pods"))
 GANGS = (("scheduling.k8s.io", "v1beta1", "podgroups"),)
 
 
+class Sink(Protocol):
+    """Where events go."""
+
+    def seen(self, raw: dict[str, Any]) -> None:
+        """An object as it is now."""
+        ...
+
+    def event(self, kind: str | None, raw: dict[str, Any]) -> None:
+        """What happened to an object that was seen before."""
+        ...
+
+
 @dataclass(frozen=True)
 class Listener:
-    """Where events go."""
+    """Fills the store, and wakes the jobs that an event concerns."""
 
     store: Store
     wake: Callable[[Key], None]
@@ -45,7 +57,7 @@ class Listener:
                 self.wake(key)
 
 
-def build_registry(listener: Listener, *, gangs: bool) -> kopf.OperatorRegistry:
+def build_registry(listener: Sink, *, gangs: bool) -> kopf.OperatorRegistry:
     """Kopf's handlers for everything that is watched."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)

@@ -10,19 +10,31 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
-from .cluster import Cluster
 from .errors import ClusterError, ConflictError, LeadershipLost, NotFoundError
 from .resources.objects import Object
 
 logger = logging.getLogger(__name__)
 
 
+class Leases(Protocol):
+    """Where the Lease is kept."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object:
+        """Read it."""
+        ...
+
+    async def put_lease(self, lease: Object, *, new: bool) -> Object:
+        """Create it, or replace the version that was read."""
+        ...
+
+
 @dataclass
 class Leader:
     """One candidate."""
 
-    cluster: Cluster
+    cluster: Leases
     namespace: str
     name: str
     identity: str

@@ -33,11 +33,11 @@ AFTER_CONFLICT = 0.05
 class Polls(Protocol):
     """Who knows what trainers say."""
 
-    def report(self, key: Key) -> Report | None:
+    def report(self, key: Key, /) -> Report | None:
         """What the job's trainer last said."""
         ...
 
-    def watch(self, key: Key, target: PollTarget | None) -> None:
+    def watch(self, key: Key, target: PollTarget | None, /) -> None:
         """Ask this trainer from now on."""
         ...
 

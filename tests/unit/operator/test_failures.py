@@ -190,11 +190,35 @@ def test_a_cause_does_not_wait() -> None:
     )
 
 
+def test_a_failure_that_no_pod_shows_waits_for_late_news() -> None:
+    failed = job_view(failed=said("BackoffLimitExceeded", when=60))
+    assert judge(failed, (pod_view(0), pod_view(1)), at(61)) == Settling(at(65))
+
+
 def test_pods_that_are_gone_without_a_trace_count_as_preempted() -> None:
-    failure = judge(job_view(failed=said("BackoffLimitExceeded")), (pod_view(0),), at(60))
+    failed = job_view(failed=said("BackoffLimitExceeded", when=60))
+    failure = judge(failed, (pod_view(0),), at(65))
     assert isinstance(failure, Failure)
     assert failure.class_ is FailureClass.PREEMPTED
     assert failure.message.endswith("indices: 1")
+
+
+def test_a_job_that_somebody_else_ended_costs_a_retry() -> None:
+    failed = job_view(failed=said("DeadlineExceeded", "too long", when=60))
+    failure = judge(failed, (pod_view(0), pod_view(1)), at(65))
+    assert isinstance(failure, Failure)
+    assert failure.class_ is FailureClass.CRASH
+    assert "DeadlineExceeded: too long" in failure.message
+
+
+def test_a_deletion_that_may_be_the_job_controllers_waits_for_the_cause() -> None:
+    failed = job_view(failed=said("BackoffLimitExceeded", when=60))
+    deleted = pod_view(1, deleted=at(60), gone_by=at(180))
+    assert judge(failed, (pod_view(0), deleted), at(61)) == Settling(at(65))
+    crashed = pod_view(0, exit=exited(1, 59))
+    failure = judge(failed, (crashed, deleted), at(62))
+    assert isinstance(failure, Failure)
+    assert failure.class_ is FailureClass.CRASH
 
 
 def test_every_failure_that_a_user_can_mend_says_how() -> None:

@@ -91,9 +91,10 @@ def environment(job: Job, shape: Shape) -> list[V1EnvVar]:
         # torch asks getpass for a name, which fails for a user that /etc/passwd does not know.
         "USER": "troika",
     }
+    given_names = {given.name for given in job.spec.compute.env}
     rank = V1EnvVarSource(field_ref=V1ObjectFieldSelector(field_path=COMPLETION_INDEX))
     return [
-        *(V1EnvVar(name=key, value=value) for key, value in fixed.items()),
+        *(V1EnvVar(name=k, value=v) for k, v in fixed.items() if k not in given_names),
         V1EnvVar(name=contract.ENV_NODE_RANK, value_from=rank),
         *(
             V1EnvVar(name=given.name, value=given.value)

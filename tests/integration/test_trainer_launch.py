@@ -122,9 +122,13 @@ def test_a_node_that_fails_for_good_names_the_cause_and_its_peer_the_effect(
     bad = {**good, "model": {"config": {**good["model"]["config"], "hidden_act": "nonsense"}}}
     nodes = launcher.start_nodes(good, bad)
     codes = [node.wait() for node in nodes]
-    assert nodes[1].word().failure is not FailureClass.COMMUNICATION
-    assert codes[0] == ExitCode.COMMUNICATION, nodes[0].output()
-    assert nodes[0].word().failure is FailureClass.COMMUNICATION
+    assert codes == [ExitCode.COMMUNICATION, ExitCode.BAD_CONFIG], nodes[0].output()
+    words = [node.word() for node in nodes]
+    assert [word.failure for word in words] == [
+        FailureClass.COMMUNICATION,
+        FailureClass.BAD_CONFIG,
+    ]
+    assert "nonsense" in words[1].message
 
 
 def test_status_and_metrics_are_served_while_it_trains(tmp_path: Path, launcher: Launcher) -> None:

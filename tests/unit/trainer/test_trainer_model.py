@@ -157,7 +157,12 @@ def test_special_tokens_are_never_predicted() -> None:
             "model.config.vocab_size 100 is smaller than the tokenizer's 300",
             "leave it out",
         ),
-        ({**TINY_BERT, "num_attention_heads": 3}, "hidden size", ""),
+        (
+            {**TINY_BERT, "num_attention_heads": 3},
+            "model.config cannot be built: ValueError: The hidden size (32) is not a multiple",
+            "",
+        ),
+        ({**TINY_BERT, "hidden_act": "oops"}, "model.config cannot be built: KeyError: 'oops'", ""),
         ({"model_type": "vit"}, "model.config.model_type 'vit' has no head for MaskedLM", ""),
     ],
 )

@@ -8,7 +8,6 @@ from typing import Any
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from typing_extensions import override
 
 from troika_api.contract import NEVER_RETRIED, ExitCode, FailureClass
@@ -58,21 +57,16 @@ class Agent(LocalElasticAgent):
 
     @override
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        context = self._pcontext
-        if isinstance(context, SubprocessContext) and (failed := _failed(context)):
+        if self._failed():
             # Let the others say what they saw, then end those that still hang in a collective:
             # what torchrun does by itself is to wait 30 seconds for them.
             deadline = time.monotonic() + LAST_WORDS_SECONDS
-            while time.monotonic() < deadline and _running(context):
+            while time.monotonic() < deadline and any(e.exit_code is None for e in self._all()):
                 time.sleep(0.05)
-            failed = _failed(context)
-            context.close(signal.SIGKILL)
-            if any(failure.exitcode in FINAL_EXIT_CODES for failure in failed.values()):
+            self._ends = self._failed()
+            if any(end.exit_code in FINAL_EXIT_CODES for end in self._ends):
                 self._remaining_restarts = 0
-            ranks = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
-            self._ends = [_end(ranks[local], failure) for local, failure in failed.items()]
-            failures = {ranks[local]: failure for local, failure in failed.items()}
-            return RunResult(state=WorkerState.FAILED, failures=failures)
+            return RunResult(state=WorkerState.FAILED)
         self._check_closed(worker_group)
         result: RunResult = super()._monitor_workers(worker_group)
         return result
@@ -84,9 +78,12 @@ class Agent(LocalElasticAgent):
 
     def ends(self) -> list[ProcessEnd]:
         """How the processes of this node ended: the first failures, or else all of them."""
+        return self._ends or self._all()
+
+    def _all(self) -> list[ProcessEnd]:
         context = self._pcontext
-        if self._ends or not isinstance(context, SubprocessContext):
-            return self._ends
+        if not isinstance(context, SubprocessContext):
+            return []
         return [
             ProcessEnd(
                 rank=worker.global_rank,
@@ -96,6 +93,9 @@ class Agent(LocalElasticAgent):
             for worker in self._worker_group.workers
         ]
 
+    def _failed(self) -> list[ProcessEnd]:
+        return [end for end in self._all() if end.exit_code not in (None, 0)]
+
     def _check_closed(self, worker_group: WorkerGroup) -> None:
         """Torchrun does not look: a node whose peer gave up for good would wait for ever."""
         now = time.monotonic()
@@ -104,25 +104,3 @@ class Agent(LocalElasticAgent):
         self._closed_check = now
         if worker_group.spec.rdzv_handler.is_closed():
             raise CommunicationError("another node has ended this attempt")
-
-
-def _end(rank: int, failure: ProcessFailure) -> ProcessEnd:
-    return ProcessEnd(rank, failure.exitcode, Path(failure.error_file))
-
-
-def _running(context: SubprocessContext) -> bool:
-    return any(item.proc.poll() is None for item in context.subprocess_handlers.values())
-
-
-def _failed(context: SubprocessContext) -> dict[int, ProcessFailure]:
-    """The processes that ended with something other than success, by local rank."""
-    return {
-        local: ProcessFailure(
-            local_rank=local,
-            pid=item.proc.pid,
-            exitcode=item.proc.returncode,
-            error_file=context.error_files[local],
-        )
-        for local, item in context.subprocess_handlers.items()
-        if item.proc.poll() not in (None, 0)
-    }

@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -136,7 +137,9 @@ def _translate(error: BaseException) -> BaseException:
         isinstance(error, RuntimeError)
         and any(word in text for word in ("gloo", "NCCL", "Connection closed by peer"))
     ):
-        return CommunicationError(f"lost another rank: {_first_line(text)}")
+        # gloo puts its source file before what it says, and advice after it.
+        said = re.sub(r"\[/\S+\] ?", "", _first_line(text)).partition(" This is typically")[0]
+        return CommunicationError(f"lost another rank: {said}")
     if "CheckpointException" in names or isinstance(error, OSError):
         return StorageError(
             f"{type(error).__name__}: {text.strip()}"[:600],
@@ -177,8 +180,10 @@ class Ending:
         )
         extra = {"py_callstack": stack, "timestamp": str(int(word.time)), "word": word.to_json()}
         body = {"message": {"message": found.message, "extraInfo": extra}}
-        with contextlib.suppress(OSError):
-            self._place.error_file.write_text(json.dumps(body))
+        staged = self._place.error_file.with_suffix(".tmp")
+        with contextlib.suppress(OSError):  # a full disk: the exit code must do
+            staged.write_text(json.dumps(body))
+            staged.replace(self._place.error_file)  # torchrun fails on a file cut short
 
     def leave(self, code: int) -> None:
         """End the process now: threads of a broken process group would hold up a normal exit."""

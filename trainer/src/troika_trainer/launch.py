@@ -81,6 +81,10 @@ def main() -> NoReturn:
         found = errors.verdict(error)
         log.error("failed: %s", found.message)  # noqa: TRY400 - the sentence says it all
         word, code = lastword.failed(found), found.exit_code
+    except Exception as error:
+        log.exception("the launcher failed")
+        found = errors.verdict(error)
+        word, code = lastword.failed(found), found.exit_code
     lastword.write(word)
     sys.exit(code)
 

@@ -39,9 +39,9 @@ def _fresh(run: Run, task: Task) -> PreTrainedModel:
     config = _config(dict(fields), task.tokenizer, task.model_settings())
     try:
         model: PreTrainedModel = task.auto_model.from_config(config, dtype=torch.float32)
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         if type(config) in task.auto_model._model_mapping:  # noqa: SLF001 - how from_config asks
-            raise ConfigError(f"model.config: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"model.config cannot be built: {_first_line(error)}") from error
         raise ConfigError(
             f"model.config.model_type {fields['model_type']!r} has no head for "
             f"{type(task).__name__}"
@@ -79,6 +79,10 @@ def _config(
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.config: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 def _refuse_unknown(fields: dict[str, Any], known: PretrainedConfig) -> None:

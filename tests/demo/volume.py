@@ -43,10 +43,16 @@ def pod(namespace: str, claim: str, image: str, pull_policy: str) -> dict[str, A
                         "capabilities": {"drop": ["ALL"]},
                     },
                     "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-                    "volumeMounts": [{"name": "volume", "mountPath": MOUNT}],
+                    "volumeMounts": [
+                        {"name": "volume", "mountPath": MOUNT},
+                        {"name": "tmp", "mountPath": "/tmp"},
+                    ],
                 }
             ],
-            "volumes": [{"name": "volume", "persistentVolumeClaim": {"claimName": claim}}],
+            "volumes": [
+                {"name": "volume", "persistentVolumeClaim": {"claimName": claim}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
         },
     }
 
@@ -54,6 +60,7 @@ def pod(namespace: str, claim: str, image: str, pull_policy: str) -> dict[str, A
 def start(target: Target, namespace: str, claim: str) -> None:
     """Start the pod and wait until it runs."""
     manifest = pod(namespace, claim, target.trainer.name, target.pull_policy)
+    target.kubectl("-n", namespace, "delete", "pod", POD, "--ignore-not-found")
     target.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
     target.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{POD}", "--timeout=5m")
 

@@ -14,7 +14,7 @@ import pytest
 from support.admin import Admin, Object, until
 from support.fakenode import FakeNode
 from support.lives import Lives
-from support.stage import Stage, make_namespace, prepare
+from support.stage import Stage, alone, make_namespace
 from troika_api.contract import FailureClass, LastWord, SavedCheckpoint, TrainerStatus
 from troika_operator.handlers import build_registry, build_settings
 
@@ -149,8 +149,8 @@ def in_a_thread(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def test_a_reconciler_may_die_between_any_two_writes() -> None:
-    prepare()
-    writes, expected, wrong = in_a_thread(World().play())
+    with alone():
+        writes, expected, wrong = in_a_thread(World().play())
     assert len(writes) > 20
     assert [a["outcome"] for a in expected["attempts"]] == ["Failed", "Suspended", "Succeeded"]
     assert not wrong, "\n\n".join(f"{name}: {what}" for name, what in wrong.items())

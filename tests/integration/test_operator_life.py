@@ -4,13 +4,13 @@ Only the kubelet is played: containers start, speak and end when the test says s
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from support.admin import until
-from support.stage import Stage, prepare, stage
+from support.stage import Stage, alone, stage
 from troika_api.contract import (
     Evaluation,
     ExitCode,
@@ -24,8 +24,9 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def cluster() -> None:
-    prepare()
+def cluster() -> Iterator[None]:
+    with alone():
+        yield
 
 
 @pytest.fixture
@@ -335,12 +336,17 @@ async def test_the_reason_says_what_holds_the_pods_up(there: Stage) -> None:
         assert (await there.status())["phase"] == "Starting"
 
 
-async def test_a_quota_that_refuses_the_job_is_the_reason(there: Stage) -> None:
+@pytest.mark.parametrize(
+    ("limit", "phase"), [("count/jobs.batch", "Pending"), ("count/pods", "Starting")]
+)
+async def test_a_quota_that_refuses_something_is_the_reason(
+    there: Stage, limit: str, phase: str
+) -> None:
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
         "metadata": {"name": "none", "namespace": there.namespace},
-        "spec": {"hard": {"count/jobs.batch": "0"}},
+        "spec": {"hard": {limit: "0"}},
     }
     path = f"/api/v1/namespaces/{there.namespace}/resourcequotas"
     await there.admin.call("POST", path, quota)
@@ -352,7 +358,11 @@ async def test_a_quota_that_refuses_the_job_is_the_reason(there: Stage) -> None:
     await until(counted)
     with there.operator():
         await there.apply()
-        status = await there.phase("Pending")
-        assert "exceeded quota" in status["reason"]
+
+        async def said() -> bool:
+            return "exceeded quota" in (await there.status()).get("reason", "")
+
+        await until(said)
+        assert (await there.status())["phase"] == phase
         await there.admin.call("DELETE", f"{path}/none")
         await there.attempt(0)

@@ -79,6 +79,9 @@ class DeadlyApi:
     async def get(self, kind: str, namespace: str, name: str) -> Object:
         return await self.api.get(kind, namespace, name)
 
+    async def complaint(self, namespace: str, uid: str) -> str | None:
+        return await self.api.complaint(namespace, uid)
+
 
 class NobodySpeaks:
     """Trainers that say nothing while they run."""

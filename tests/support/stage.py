@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pytest
 import yaml
 
 from cluster.up import ensure_up
@@ -24,24 +23,49 @@ ROOT = Path(__file__).parents[2]
 CHILDREN = ("Job", "Pod", "PodGroup", "Service", "ConfigMap")
 
 
-def prepare() -> None:
-    """A cluster with our CRDs and nobody else's operator.
+@contextmanager
+def alone() -> Iterator[None]:
+    """A cluster with our CRDs and nobody else's operator, which is away for as long as this takes.
 
     The embedded one, or that of TROIKA_TEST_KUBECONFIG: any control plane will do, because the
     tests bring their own node.
     """
     given = os.environ.get("TROIKA_TEST_KUBECONFIG")
     os.environ["KUBECONFIG"] = given or str(ensure_up().kubeconfig)
-    asyncio.run(_prepare())
+    asyncio.run(_install_crds())
+    others = asyncio.run(_send_away())
+    try:
+        yield
+    finally:
+        asyncio.run(_scale(others))
 
 
-async def _prepare() -> None:
+async def _send_away() -> dict[tuple[str, str], int]:
+    """Operators that are installed, and how many pods they are to have again."""
+    query = {"labelSelector": "app.kubernetes.io/name=troika"}
     async with Admin.open() as admin:
-        query = {"labelSelector": "app.kubernetes.io/name=troika"}
-        for other in await admin.all("Deployment", query=query):
-            if (other.get("status") or {}).get("readyReplicas"):
-                namespace = other["metadata"]["namespace"]
-                pytest.fail(f"another operator runs in {namespace}: helm uninstall it first")
+        found = {
+            (body["metadata"]["namespace"], body["metadata"]["name"]): int(body["spec"]["replicas"])
+            for body in await admin.all("Deployment", query=query)
+        }
+        await _scale(dict.fromkeys(found, 0))
+
+        async def gone() -> bool:
+            return not await admin.all("Pod", query=query)
+
+        await until(gone, seconds=90, what="the installed operator's end")
+    return found
+
+
+async def _scale(deployments: dict[tuple[str, str], int]) -> None:
+    async with Admin.open() as admin:
+        for (namespace, name), replicas in deployments.items():
+            change = {"spec": {"replicas": replicas}}
+            await admin.patch("Deployment", name, change, namespace)
+
+
+async def _install_crds() -> None:
+    async with Admin.open() as admin:
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             body = yaml.safe_load(path.read_text())
             name = body["metadata"]["name"]
@@ -53,7 +77,7 @@ async def _prepare() -> None:
                 query={"fieldManager": "tests", "force": "true"},
             )
             plural = body["spec"]["names"]["plural"]
-            await until(partial(_served, admin, plural), what=f"{plural} served")
+            await until(partial(_served, admin, plural), seconds=90, what=f"{plural} served")
 
 
 async def _served(admin: Admin, plural: str) -> bool:

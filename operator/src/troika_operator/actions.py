@@ -16,21 +16,12 @@ from troika_api.v1alpha1.status import ConditionType, JobStatus
 from . import conditions
 from .cluster import Api, merge_change
 from .errors import ClusterError, ConflictError, NameTakenError, NotFoundError, RefusedError
-from .plan import Plan, Ref
+from .plan import Memory, Plan, Ref
 from .resources import names
 from .resources.objects import AttemptObjects, Object
 from .store import Key, Store
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Memory:
-    """What is remembered of a job between looks; losing it costs nothing but a write or a wait."""
-
-    refusal: str | None = None
-    failures: int = 0
-    patched_at: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ manager. A Job is created once and never written again: after that its suspend f
 template belong to Kueue.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from troika_api.contract import FIELD_MANAGER
 
 from .bucket import TokenBucket
 from .connection import Connection, Request
-from .errors import ConflictError, NameTakenError, NotFoundError
+from .errors import ConflictError, NameTakenError, NotFoundError, RefusedError
 from .kinds import KINDS, Kind
 from .parsing import owner_uid
 from .plan import Ref
@@ -51,6 +52,10 @@ class Api(Protocol):
 
     async def get(self, kind: str, namespace: str, name: str) -> Object:
         """Read an object."""
+        ...
+
+    async def complaint(self, namespace: str, uid: str) -> str | None:
+        """Why the Job controller could not make pods of a Job."""
         ...
 
 
@@ -118,6 +123,17 @@ class Cluster:
         """Read one object."""
         return await self._connection.call(Request("GET", KINDS[kind].path(namespace, name)))
 
+    async def complaint(self, namespace: str, uid: str) -> str | None:
+        """From the Job's Events, the only place where it is said; None if that may not be read."""
+        query = {"fieldSelector": f"involvedObject.uid={uid},reason=FailedCreate"}
+        path = f"/api/v1/namespaces/{namespace}/events"
+        try:
+            found = await self._connection.call(Request("GET", path, query=query))
+        except RefusedError:
+            return None
+        newest = max(found.get("items") or [], key=_event_time, default=None)
+        return _NAMED.sub("pods", str(newest.get("message"))) if newest else None
+
     async def put_lease(self, lease: Object, *, new: bool) -> Object:
         """Create the Lease, or replace the version that was read."""
         kind, namespace, name = _place(lease)
@@ -171,6 +187,14 @@ class Cluster:
 def _place(obj: Object) -> tuple[Kind, str, str]:
     meta = obj["metadata"]
     return KINDS[obj["kind"]], meta["namespace"], meta["name"]
+
+
+_NAMED = re.compile(r'pods "[^"]*"')
+"""Names of pods that were not made are new in every try; without them the text stays the same."""
+
+
+def _event_time(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _taken(wanted: Object) -> str:

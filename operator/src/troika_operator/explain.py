@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from troika_api.v1alpha1.status import Phase
 
 from .conditions import Situation
+from .draft import Draft
 from .views import GroupView, JobView, PodView, Said
 
 PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
@@ -14,26 +15,27 @@ _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": *(ErrImagePull: *)?')
 
 
 def starting(
-    job: JobView,
-    pods: Sequence[PodView],
-    group: GroupView | None,
-    *,
-    queue: str | None,
-    lead: str | None,
+    draft: Draft, job: JobView, pods: Sequence[PodView], group: GroupView | None
 ) -> Situation:
-    """What an attempt waits for; `lead` says why it is not the first one."""
+    """What an attempt waits for."""
+    lead = draft.lead
     phase = Phase.RESTARTING if lead else Phase.STARTING
-    scheduled = len(pods) >= job.shape.nodes and all(pod.scheduled for pod in pods)
+    complete = len(pods) >= job.shape.nodes
+    scheduled = complete and all(pod.scheduled for pod in pods)
     if job.suspended:
+        queue = draft.job.spec.compute.queue
         where = f"in queue {queue}" if queue else "because its Job is suspended"
         return Situation(Phase.QUEUED, "Queued", f"waiting {where} for admission")
     if (stuck := _stuck(pods)) is not None:
         word, message = stuck.reason, stuck.message
+    elif not complete and draft.observed.complaint is not None:
+        word, message = "PodsRefused", draft.observed.complaint[:2000]
     elif not scheduled and (unplaced := _unplaced(pods, group)) is not None:
         word, message = unplaced.reason or "Unschedulable", unplaced.message
     else:
         word, message = "Starting", f"starting {job.shape.nodes} pod(s)"
-    return Situation(phase, word, f"{lead}; {message}" if lead else message, scheduled=scheduled)
+    text = f"{lead}; {message}" if lead else message
+    return Situation(phase, word, text, scheduled=scheduled)
 
 
 def _stuck(pods: Sequence[PodView]) -> Said | None:

@@ -8,7 +8,7 @@ from troika_api.v1alpha1.finetune import FinetuneJob
 from troika_api.v1alpha1.pretrain import PretrainJob
 from troika_api.v1alpha1.status import JobStatus
 
-from .plan import Observed, Report, Source
+from .plan import Memory, Observed, Report, Source
 from .resources.config import model_from
 from .resources.labels import Job
 from .store import Children, Key, Store
@@ -44,7 +44,7 @@ def observe(
     base: Observed,
     *,
     report: Report | None = None,
-    refusal: str | None = None,
+    memory: Memory | None = None,
 ) -> Observed:
     """Everything about a job and around it; `base` holds what is the same for all jobs."""
     key = Key(job.metadata.namespace, job.kind, job.metadata.name)
@@ -57,7 +57,8 @@ def observe(
         pods=tuple(children.pods.values()),
         source=_source(store, origin) if origin else None,
         report=report,
-        refusal=refusal,
+        refusal=memory.refusal if memory else None,
+        complaint=memory.complaint if memory else None,
     )
 
 

@@ -47,6 +47,8 @@ class Observed:
     report: Report | None = None
     refusal: str | None = None
     """Why the API server did not accept the objects of the next attempt."""
+    complaint: str | None = None
+    """Why the Job controller could not make the pods of the present one."""
 
     def pods_of(self, number: int) -> tuple[PodView, ...]:
         """Pods of an attempt, by index."""
@@ -57,6 +59,18 @@ class Observed:
             if pod.attempt == number and (view is None or pod.job_uid == view.uid)
         )
         return tuple(sorted(mine, key=lambda pod: (pod.index, pod.created)))
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of a job between looks; losing it costs nothing but a write or a wait."""
+
+    refusal: str | None = None
+    complaint: str | None = None
+    failures: int = 0
+    """Looks in a row that ended in an error."""
+    patched_at: float = float("-inf")
+    """When the status was last written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ from pydantic import ValidationError
 
 from troika_api.v1alpha1.status import JobStatus, Outcome
 
-from .actions import Actions, Memory
+from .actions import Actions
 from .decide import decide, decide_unreadable
 from .errors import ConflictError, NotFoundError, OperatorError
 from .observe import observe, read, source_key
-from .plan import Observed, Plan, PollTarget, Report
+from .plan import Memory, Observed, Plan, PollTarget, Report
 from .resources import names
 from .resources.labels import Job
 from .resources.objects import Object
-from .store import Key
+from .running import PODS_EXIST_IN
+from .store import Children, Key
 from .validation import readable
 
 logger = logging.getLogger(__name__)
@@ -124,21 +125,28 @@ class Reconciler:
             return plan, status
         assert job is not None
         store.waits_for(key, source_key(job))
-        await self._confirm(key, job)
+        await self._ask(key, job, memory)
         report = self.polls.report(key)
-        observed = observe(store, job, self.base, report=report, refusal=memory.refusal)
+        observed = observe(store, job, self.base, report=report, memory=memory)
         return decide(job, observed, self.now()), job.status
 
-    async def _confirm(self, key: Key, job: Job) -> None:
-        """Before a recorded attempt's Job is believed to be gone, ask: a watch may lag behind."""
+    async def _ask(self, key: Key, job: Job, memory: Memory) -> None:
+        """Two questions to the API server that no watch answers, in states that are seldom."""
+        memory.complaint = None
         newest = job.status.attempts[-1] if job.status.attempts else None
         if newest is None or newest.outcome is not Outcome.RUNNING:
             return
-        children = self.actions.store.children.get(key.label())
-        views = children.jobs.values() if children else ()
-        if any(view.shape.number == newest.number for view in views):
+        children = self.actions.store.children.get(key.label(), Children())
+        view = next((v for v in children.jobs.values() if v.shape.number == newest.number), None)
+        if view is None:
+            await self._confirm(key, names.attempt(job.short_name, key.name, newest.number))
             return
-        name = names.attempt(job.short_name, job.metadata.name, newest.number)
+        pods = sum(pod.job_uid == view.uid for pod in children.pods.values())
+        if pods < newest.nodes and view.started and self.now() >= view.started + PODS_EXIST_IN:
+            memory.complaint = await self.actions.api.complaint(key.namespace, view.uid)
+
+    async def _confirm(self, key: Key, name: str) -> None:
+        """Before a recorded attempt's Job is believed to be gone: a watch may lag behind."""
         try:
             found = await self.actions.api.get("Job", key.namespace, name)
         except NotFoundError:

@@ -18,6 +18,10 @@ from .remedies import remedy_for
 from .resources.attempt import Shape
 from .views import JobView, PodView, Said
 
+PODS_EXIST_IN = timedelta(seconds=3)
+"""Pods of an admitted Job that are not there after this time were refused by somebody."""
+ASK_AGAIN = timedelta(seconds=10)
+
 
 def look(draft: Draft, attempt: Attempt) -> Plan:
     """Decide about the open attempt."""
@@ -53,8 +57,9 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
         report.merge(draft.status, attempt, heard.status)
     if not _all_run(view, pods):
         group = draft.observed.groups.get(attempt.number)
-        queue = draft.job.spec.compute.queue
-        draft.say(explain.starting(view, pods, group, queue=queue, lead=draft.lead))
+        draft.say(explain.starting(draft, view, pods, group))
+        if len(pods) < view.shape.nodes and view.started:
+            draft.wake_at(max(view.started + PODS_EXIST_IN, draft.now + ASK_AGAIN))
         return draft.plan(delete=draft.sweep(), poll=_target(attempt, pods))
     stalled = _stalled(draft, attempt)
     if stalled is not None and policy.hang.action is not HangAction.WARN:

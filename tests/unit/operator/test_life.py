@@ -264,6 +264,18 @@ def test_a_queue_that_takes_its_place_back_ends_the_attempt_for_free() -> None:
     assert story.phase() is Phase.QUEUED
 
 
+def test_pods_that_cannot_be_made_are_explained() -> None:
+    story = Story(pretrain())
+    assert story.look(0).requeue_after == 10
+    story.see(complaint="Error creating: pods is forbidden: exceeded quota: cpu")
+    story.look(10)
+    assert story.phase() is Phase.STARTING
+    assert "exceeded quota: cpu" in (story.status.reason or "")
+    assert story.condition(ConditionType.SCHEDULED).reason == "PodsRefused"
+    story.run()
+    assert story.phase() is Phase.RUNNING
+
+
 def test_a_refused_job_says_who_refused_it_and_why() -> None:
     story = Story(pretrain())
     story.see(refusal="Job bert-prose-ptj-a0 was refused: exceeded quota: gpus")
@@ -441,6 +453,7 @@ def test_time_in_a_queue_does_not_count_as_startup() -> None:
     story.look(4000)
     assert story.phase() is Phase.QUEUED
     story.see_job(suspended=False, started=at(4000))
+    story.see_pods(pending(0), pending(1))
     assert story.look(4001).requeue_after == 299
 
 

@@ -93,6 +93,7 @@ async def rights_of_the_code() -> set[Right]:
     for kind in OWN_KINDS:
         await cluster.patch_status({**JOB, "kind": kind}, {"phase": "Running"})
     await cluster.warn(JOB, "Reason", "note")
+    await cluster.complaint("default", "uid")
     for kind in kinds_given_to("self.api.get", "self.actions.api.get"):
         await cluster.get(kind, "default", "name")
     for kind in (*app.KINDS, "PodGroup"):

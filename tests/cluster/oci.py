@@ -24,7 +24,7 @@ ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), p
 
 
 class Layout:
-    """An OCI image layout in a folder; `buildah push oci:FOLDER:NAME` writes it too."""
+    """An OCI image layout in a folder; skopeo reads and writes it too."""
 
     def __init__(self, folder: Path) -> None:
         """Open the layout at `folder`, or begin one."""

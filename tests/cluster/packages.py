@@ -18,6 +18,7 @@ PACKAGE_OF = {
     "nft": "nftables",
     "openssl": "openssl",
     "runc": "runc",
+    "skopeo": "skopeo",
     "ss": "iproute2",
     "tar": "tar",
 }

@@ -37,7 +37,8 @@ def run(
     except FileNotFoundError as error:
         raise CommandError(f"{argv[0]}: no such program") from error
     if done.returncode != 0:
-        output = tail(done.stderr + done.stdout)
+        # Errors last: that is where a person looks, and what a cut log would keep.
+        output = f"{tail(done.stdout, lines=15)}\n{tail(done.stderr, lines=15)}"
         raise CommandError(f"exit {done.returncode} from: {shlex.join(argv)[:500]}\n{output}")
     return done.stdout
 

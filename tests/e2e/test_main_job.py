@@ -28,7 +28,9 @@ def ask(target: Target, query: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def finished(jobs: Jobs) -> dict[str, dict[str, Any]]:
     """Both jobs, applied at once, run to their end; the statuses by kind, and what was seen."""
-    jobs.apply(finetune("tone", "prose"))
+    # Long enough for several scrapes: a rate takes two.
+    training = {"epochs": 6, "globalBatchSize": 16, "precision": "FP32"}
+    jobs.apply(finetune("tone", "prose", training=training))
     waiting = wait_until(
         lambda: jobs.status("ftj", "tone").get("reason"), timeout=20, what="reason for waiting"
     )

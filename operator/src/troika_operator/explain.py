@@ -7,9 +7,11 @@ from troika_api.v1alpha1.status import Phase
 
 from .conditions import Situation
 from .draft import Draft
+from .resources.config import mounts
 from .views import GroupView, JobView, PodView, Said
 
 PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
+SCHEDULER_ERROR = "SchedulerError"
 NORMAL = frozenset({"ContainerCreating", "PodInitializing", ""})
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": *(ErrImagePull: *)?')
 
@@ -32,6 +34,11 @@ def starting(
         word, message = "PodsRefused", draft.observed.complaint[:2000]
     elif not scheduled and (unplaced := _unplaced(pods, group)) is not None:
         word, message = unplaced.reason or "Unschedulable", unplaced.message
+        if word == SCHEDULER_ERROR:
+            base = draft.status.base_model
+            # The scheduler of 1.37 fails on a gang whose claim is missing, and hides which.
+            claims = ", ".join(mounts(draft.job, base.uri if base else None))
+            message = f"the scheduler failed ({message}); check that these claims exist: {claims}"
     else:
         word, message = "Starting", f"starting {job.shape.nodes} pod(s)"
     text = f"{lead}; {message}" if lead else message

@@ -95,6 +95,31 @@ def test_what_an_earlier_attempt_said_is_not_progress() -> None:
     assert story.status.progress is None
 
 
+def test_a_trainer_that_falls_silent_has_no_speed() -> None:
+    story = running()
+    said_last = training(45, tokens_per_second=100.0, eta_seconds=60.0)
+    story.see(report=Report(said_last, moved=at(20)))
+    story.look(20)
+    assert story.status.throughput is not None
+    story.see(report=Report(said_last, moved=at(20), silent=True))
+    story.look(90)
+    assert story.status.throughput is None
+    assert story.status.progress is not None
+    assert (story.status.progress.step, story.status.progress.eta) == (45, None)
+    assert story.status.reason == "running, but rank 0 does not answer"
+
+
+def test_pods_of_an_earlier_job_of_the_name_are_waited_for() -> None:
+    story = Story(pretrain())
+    story.see_pods(pod_view(0, gone_by=at(100)))
+    assert story.look(0).requeue_after == 100
+    assert story.phase() is Phase.PENDING
+    assert story.created == []
+    story.see_pods()
+    story.look(50)
+    assert story.newest.number == 0
+
+
 def test_a_complete_job_keeps_the_last_word() -> None:
     story = running()
     word = succeed_word(evaluation=Evaluation(split="validation", metrics={"loss": 1.987654}))
@@ -233,6 +258,18 @@ def test_the_gang_says_why_it_is_not_placed() -> None:
     story.see_pods(pending(0), pending(1))
     story.look(10)
     assert story.status.reason == "gang of 2, room for 1"
+
+
+def test_claims_are_named_where_the_scheduler_itself_fails() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    story.see_pods(
+        pending(0, unschedulable=said("SchedulerError", "plugins: not found")), pending(1)
+    )
+    story.look(10)
+    reason = story.status.reason or ""
+    assert "plugins: not found" in reason
+    assert reason.endswith("check that these claims exist: corpus, models")
 
 
 def test_a_queued_job_is_suspended_at_birth_and_says_where_it_waits() -> None:

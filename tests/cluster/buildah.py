@@ -41,8 +41,8 @@ class Buildah:
         driver = ("--storage-driver=overlay", "--storage-opt=overlay.skip_mount_home=true")
         return run("buildah", *places, *driver, *arguments, env=self._environment)
 
-    def tidy(self) -> None:
-        """Drop what killed builds left, and the layers of generations that are past.
+    def tidy(self, layout: Layout) -> None:
+        """Drop what killed builds left, past generations, and images that the layout dropped.
 
         Only the holder of the lock calls this, so a buildah that still runs lost its caller.
         """
@@ -54,6 +54,8 @@ class Buildah:
             shutil.rmtree(storage)
         try:
             self("rm", "--all")
+            if past := self._images() - set(layout.names()):
+                self("rmi", "--force", *past)
         except CommandError:
             # A storage that was damaged by a kill costs a few minutes, a mended one more.
             cleanup.unmount_below(self._storages)
@@ -62,12 +64,16 @@ class Buildah:
 
     def pull(self, image: str, layout: Layout) -> None:
         """Take an image from the layout, unless the storage has it."""
-        if image not in self("images", "--noheading", "--format={{.Name}}:{{.Tag}}").split():
+        if image not in self._images():
             self._copy(f"oci:{layout.folder}:{image}", self._address(image))
 
     def push(self, image: str, layout: Layout) -> None:
         """Put an image into the layout; layers that lie there already are not even read."""
         self._copy(self._address(image), f"oci:{layout.folder}:{image}")
+
+    def _images(self) -> set[str]:
+        names = self("images", "--noheading", "--format={{.Name}}:{{.Tag}}").split()
+        return {name for name in names if "<none>" not in name}
 
     def _copy(self, source: str, target: str) -> None:
         # Not `buildah push`: it compresses every layer each time, a minute for a trainer's, only

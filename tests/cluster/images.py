@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from cluster import baseimages, cleanup, containerd
 from cluster.baseimages import Image
 from cluster.buildah import Buildah
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, MachineError
 from cluster.settings import REPOSITORY, cache_folder
 from cluster.shell import exclusive, stage
 
@@ -97,6 +97,12 @@ def load(image: Image) -> None:
     present = set(containerd.ctr("content", "list", "--quiet").split())
     blobs = layout.blobs(image.name)
     missing = sum(size for digest, size in blobs.items() if digest not in present)
+    # The blobs, and the same unpacked.
+    if (free := shutil.disk_usage(containerd.ROOT).free) < 2.1 * missing:
+        raise MachineError(
+            f"{image.name} needs {2.1 * missing / 1e9:.1f} GB of disk below {containerd.ROOT}, and "
+            f"{free / 1e9:.1f} GB are free; free some, for instance in {_folder()}"
+        )
     with stage(f"loaded {image.name}, {missing / 1e6:.1f} of {sum(blobs.values()) / 1e6:.1f} MB"):
         containerd.import_image(lambda out: layout.export(image.name, out, without=present))
     layout.share(image.name, containerd.BLOBS)
@@ -122,7 +128,7 @@ def _build(source: Source) -> Image:
     if image.name in layout.names():
         return image
     buildah = Buildah(_folder() / "buildah", source.dependencies())
-    buildah.tidy()
+    buildah.tidy(layout)
     with stage(f"built {image.name}"), TemporaryDirectory() as context:
         buildah.pull(base.name, layout)
         _stage_context(source, Path(context))

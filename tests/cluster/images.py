@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from cluster import baseimages, cleanup, containerd
 from cluster.baseimages import Image
 from cluster.buildah import Buildah
-from cluster.errors import ClusterError, MachineError
+from cluster.errors import ClusterError, CommandError, MachineError
 from cluster.settings import REPOSITORY, cache_folder
-from cluster.shell import exclusive, stage
+from cluster.shell import exclusive, stage, succeeds
 
 TARGETS = {"operator": ("crds", "operator"), "trainer": ("crds", "trainer")}
 """Target of the Dockerfile to the folders that it copies from."""
@@ -104,7 +104,12 @@ def load(image: Image) -> None:
             f"{free / 1e9:.1f} GB are free; free some, for instance in {_folder()}"
         )
     with stage(f"loaded {image.name}, {missing / 1e6:.1f} of {sum(blobs.values()) / 1e6:.1f} MB"):
-        containerd.import_image(lambda out: layout.export(image.name, out, without=present))
+        try:
+            containerd.import_image(lambda out: layout.export(image.name, out, without=present))
+        except CommandError:
+            # The name comes before the layers are unpacked, and would say that all is well.
+            succeeds(*containerd.CLIENT, "images", "delete", image.name)
+            raise
     layout.share(image.name, containerd.BLOBS)
     _drop_old(image, loaded)
 

@@ -59,7 +59,7 @@ def look(draft: Draft) -> Plan:
 
 
 def _suspended(draft: Draft, last: Attempt | None) -> Plan:
-    leaving = draft.leaving(last) if last else []
+    leaving = draft.alive(last.number) if last else []
     if leaving:
         draft.wake_at(*(pod.gone_by for pod in leaving))
         draft.say(Situation(Phase.SUSPENDING, "Suspending", "the pods save and stop"))
@@ -107,7 +107,7 @@ def _awaited(source: Source) -> str:
 
 def _held_back(draft: Draft, last: Attempt) -> Plan | None:
     """The next attempt has to wait for the last one's pods, or for its turn."""
-    if last.outcome in GRACEFUL and (leaving := draft.leaving(last)):
+    if last.outcome in GRACEFUL and (leaving := draft.alive(last.number)):
         draft.wake_at(*(pod.gone_by for pod in leaving))
         text = f"waiting for {len(leaving)} pod(s) of attempt {last.number} to save and stop"
         lead = draft.lead
@@ -146,6 +146,12 @@ def _start(draft: Draft, last: Attempt | None, base_model: str | None) -> Plan:
         number=last.number + 1 if last else 0,
         micro_batch_divisor=divisor,
     )
+    if (strangers := draft.alive(shape.number)) and draft.observed.refusal is None:
+        # Pods of a job that had this name before: they would answer to this one's host names.
+        draft.wake_at(*(pod.gone_by for pod in strangers))
+        text = f"waiting for {len(strangers)} pod(s) of an earlier job of this name to stop"
+        draft.say(Situation(Phase.PENDING, "PodsStopping", text))
+        return draft.plan(delete=draft.sweep())
     objects = attempt_objects(draft.job, shape, draft.observed.platform, base_model)
     if draft.observed.refusal is not None:
         draft.say(Situation(Phase.PENDING, "Refused", draft.observed.refusal))

@@ -167,14 +167,14 @@ class Draft:
             remedy=remedy_for(FailureClass.DEADLINE),
         )
 
-    def leaving(self, attempt: Attempt) -> list[PodView]:
-        """Pods of an ended attempt that may still be saving. A dead node's pod is not waited for:
-        its time to stop has passed, or it was never given one.
+    def alive(self, number: int) -> list[PodView]:
+        """Pods of an attempt without a Job that may still be saving. A dead node's pod is not
+        waited for: its time to stop has passed, or it was never given one.
         """
         return [
             pod
             for pod in self.observed.pods
-            if pod.attempt == attempt.number
+            if pod.attempt == number
             and not pod.finished
             and (pod.gone_by is None or pod.gone_by > self.now)
             and not (pod.disrupted and pod.running and not pod.ready)

@@ -30,6 +30,8 @@ class Report:
     status: TrainerStatus
     moved: datetime
     """When we last saw its progress change. By our clock: the pod's may be wrong."""
+    silent: bool = False
+    """It does not answer any more."""
 
 
 @dataclass(frozen=True, slots=True)

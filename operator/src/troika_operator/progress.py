@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import aiohttp
@@ -18,12 +18,16 @@ CONCURRENCY = 32
 FIRST_SECONDS = 5.0
 """The first look comes within this time: a user who has just applied a job is watching."""
 MAX_BYTES = 64 * 1024
+SILENT_AFTER = 4
+"""Polls without an answer after which the last one is not true any more."""
 
 
 @dataclass
 class _Watched:
     target: PollTarget
     report: Report | None = None
+    misses: int = 0
+    """Polls in a row without an answer."""
 
 
 class Poller:
@@ -74,13 +78,18 @@ class Poller:
             return
         self.queue.add(key, self._interval)
         said = await self._fetch(watched.target)
-        if said is None or said.attempt != watched.target.attempt:
-            return
         before = watched.report
+        if said is None or said.attempt != watched.target.attempt:
+            watched.misses += 1
+            if watched.misses == SILENT_AFTER and before is not None:
+                watched.report = replace(before, silent=True)
+                self._wake(key)
+            return
+        watched.misses = 0
         same = before is not None and _pace(before.status) == _pace(said)
         moved = before.moved if same and before is not None else self._now()
         watched.report = Report(said, moved)
-        if before is None or before.status != said:
+        if before is None or before.silent or before.status != said:
             self._wake(key)
 
     async def _fetch(self, target: PollTarget) -> TrainerStatus | None:

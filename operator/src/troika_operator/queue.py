@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
+MANY = 64
 
 
 class WorkQueue(Generic[K]):
@@ -40,6 +41,10 @@ class WorkQueue(Generic[K]):
             self._due[key] = due
             self._serial += 1
             heapq.heappush(self._heap, (due, self._serial, key))
+            if len(self._heap) > 2 * len(self._due) + MANY:
+                # Appointments that were made void stay in the heap until their time comes.
+                self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+                heapq.heapify(self._heap)
         elif key in self._active:
             self._again.add(key)
         else:

@@ -110,6 +110,14 @@ def evaluation(given: Evaluation) -> EvaluationStatus:
     )
 
 
+def fall_silent(status: JobStatus) -> None:
+    """Rank 0 does not answer: how fast it is and when it will be done is not known."""
+    status.throughput = None
+    if status.progress is not None:
+        status.progress.eta = None
+        status.progress.eta_seconds = None
+
+
 def stop(status: JobStatus, *, keep_speed: bool = False) -> None:
     """Nothing runs: no speed, no time to the end, no GPUs."""
     if not keep_speed:

@@ -55,6 +55,8 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
     heard = draft.observed.report
     if heard is not None:
         report.merge(draft.status, attempt, heard.status)
+        if heard.silent:
+            report.fall_silent(draft.status)
     if not _all_run(view, pods):
         group = draft.observed.groups.get(attempt.number)
         draft.say(explain.starting(draft, view, pods, group))
@@ -70,18 +72,27 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
         )
         fatal = policy.hang.action is HangAction.FAIL
         return _fatal(draft, attempt, hang) if fatal else _failed(draft, attempt, hang)
-    stage = draft.status.progress.stage if draft.status.progress else None
     draft.say(
         Situation(
             Phase.RUNNING,
             "PodsRunning",
-            f"no progress: {stalled.message}" if stalled else stage and f"{stage}",
+            _doing(draft, stalled),
             scheduled=True,
             running=True,
             stalled=stalled,
         )
     )
     return draft.plan(delete=draft.sweep(), poll=_target(attempt, pods))
+
+
+def _doing(draft: Draft, stalled: Said | None) -> str | None:
+    """What a running job is doing, in a few words."""
+    if stalled is not None:
+        return f"no progress: {stalled.message}"
+    heard = draft.observed.report
+    if heard is not None and heard.silent:
+        return "running, but rank 0 does not answer"
+    return draft.status.progress.stage if draft.status.progress else None
 
 
 def _all_run(view: JobView, pods: tuple[PodView, ...]) -> bool:

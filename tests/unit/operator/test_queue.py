@@ -121,6 +121,16 @@ def test_a_forgotten_key_does_not_come() -> None:
     assert drained(keys) == []
 
 
+def test_void_appointments_do_not_pile_up() -> None:
+    keys, _ = queue()
+    for round_ in range(1000):
+        keys.add("a")
+        keys.take()
+        keys.add("a", 1000 + round_)
+        keys.done("a")
+    assert len(keys._heap) < 100
+
+
 async def test_looks_run_side_by_side_but_not_at_one_key() -> None:
     keys: WorkQueue[str] = WorkQueue()
     now: set[str] = set()

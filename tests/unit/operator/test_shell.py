@@ -118,11 +118,17 @@ async def test_a_trainer_is_asked_and_only_news_wake_the_job() -> None:
         report = poller.report(KEY)
         assert report is not None
         assert report.moved == at(60)
+        trainer.said = None
+        for _ in range(4):
+            await poller.poll(KEY)
+        report = poller.report(KEY)
+        assert report is not None
+        assert (report.silent, report.status.step, len(woken)) == (True, 8, 4)
         poller.watch(KEY, PollTarget("other pod", "127.0.0.1", 3))
         assert poller.report(KEY) is None
         poller.watch(KEY, None)
         await poller.poll(KEY)
-        assert len(woken) == 3
+        assert len(woken) == 4
     await runner.cleanup()
 
 

@@ -103,6 +103,14 @@ class Checkpoints:
         """
         self._group.from_first(self._register)
 
+    def check_ours(self) -> None:
+        """Make sure that this attempt may still write.
+
+        Raises:
+            CommunicationError: a newer attempt has taken over.
+        """
+        self._group.from_first(self._check_fence)
+
     def save(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
     ) -> SavedCheckpoint:

@@ -97,15 +97,26 @@ def fingerprint(*parts: Any) -> str:
     return sha256(text.encode()).hexdigest()[:20]
 
 
-def make_directory(directory: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a directory that appears whole or not at all; one that is there stays as it is."""
+def make_directory(directory: Path, fill: Callable[[Path], None], *, attempt: int = 0) -> None:
+    """Fill a directory that appears whole or not at all; one that is there stays as it is.
+
+    Args:
+        directory: What is to be there.
+        fill: Writes the content into another directory, which is then renamed.
+        attempt: Whose work it is: one that is not quite dead must not write into ours.
+    """
     if directory.exists():
         return
-    staged = directory.with_name(f".{directory.name}.tmp")
+    staged = directory.with_name(f".{directory.name}.tmp-{attempt}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     fill(staged)
-    staged.rename(directory)
+    try:
+        staged.rename(directory)
+    except OSError:
+        if not directory.exists():
+            raise
+        shutil.rmtree(staged, ignore_errors=True)  # another attempt was as fast, with the same
 
 
 def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive) -> None:
@@ -114,11 +125,11 @@ def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive)
     Raises:
         DataError: a row is bad, or a split is empty.
     """
-    facts = task.survey(_counted(sources.rows("train"), alive))
+    facts = task.survey(counted(sources.rows("train"), alive))
     task.adopt(facts)
     for split in sources.splits:
         writer = Writer(directory / split, task.columns)
-        rows = _counted(sources.rows(split), alive)
+        rows = counted(sources.rows(split), alive)
         number = 0
         while part := list(itertools.islice(rows, ROWS_AT_A_TIME)):
             number += len(part)
@@ -145,7 +156,7 @@ def open_splits(directory: Path, task: Task) -> dict[str, Store]:
     return stores
 
 
-def _counted(rows: Iterator[Row], alive: Alive) -> Iterator[Row]:
+def counted(rows: Iterator[Row], alive: Alive) -> Iterator[Row]:
     """Pass rows on, with a sign of life now and then."""
     for number, row in enumerate(rows):
         if number % ROWS_AT_A_TIME == 0:

@@ -41,6 +41,7 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
     )
     telemetry.stage(Stage.EXPORTING)
     result = Result(run, task.pipeline_tag, progress, evaluation, report)
+    trainer.checkpoints.check_ours()
     path = trainer.group.from_first(lambda: export(trainer.objective.model, task.tokenizer, result))
     telemetry.stage(Stage.DONE)
     log.info("model exported", extra={"path": path, **scores})

@@ -43,7 +43,7 @@ class ProcessEnd:
             return None
 
     def _guessed(self) -> LastWord:
-        code = self.exit_code if self.exit_code is not None else EXIT_CRASH
+        code = self.exit_code if self.exit_code is not None else -signal.SIGKILL
         if code == ExitCode.TERMINATED or -code == signal.SIGTERM:
             return LastWord(outcome="Terminated", rank=self.rank, time=time.time())
         failure = CLASS_OF_EXIT_CODE.get(code, FailureClass.CRASH)

@@ -58,9 +58,7 @@ class Trainer:
         self.objective = objective.to(group.device)
         objective.task.attach(objective.model)
         self.optimizer = optim.build_optimizer(objective.model, run.training.optimizer)
-        self.module = data_parallel(
-            objective, group, trial=train.batch(np.arange(2), np.zeros(2, int))
-        )
+        self.module = data_parallel(objective, group, trial=_trial(train))
         if run.training.compile:
             self.module.compile()
         self.evaluator = Evaluator(objective, group, micro, self.autocast, self.going_on)
@@ -260,5 +258,13 @@ def _counts(batches: list[Batch]) -> list[float]:
     ]
 
 
+def _trial(examples: Examples) -> Batch:
+    """One or two examples, to see which weights the loss reaches."""
+    indices = np.arange(min(2, len(examples)))
+    return examples.batch(indices, np.zeros_like(indices))
+
+
 def _mean_length(examples: Examples) -> float:
-    return float(examples.lengths(np.arange(len(examples))).mean())
+    """Tokens of an example, from so many of them that no corpus is too large to ask."""
+    sample = np.linspace(0, len(examples) - 1, num=min(len(examples), 100_000), dtype=np.int64)
+    return float(examples.lengths(sample).mean())

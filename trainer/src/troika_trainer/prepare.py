@@ -30,7 +30,8 @@ class Cache:
     def once(self, name: str, fill: Callable[[Path], None]) -> Path:
         """A directory of this name, filled now or by an earlier run."""
         directory = self.directory / name
-        self.group.wait_for_first(lambda: data.make_directory(directory, fill))
+        attempt = self.group.place.attempt
+        self.group.wait_for_first(lambda: data.make_directory(directory, fill, attempt=attempt))
         return directory
 
 
@@ -83,14 +84,14 @@ def _trained(
     column = run.data.train.column
 
     def texts() -> Iterator[str]:
-        return (row.text(text_column(row, column)) for row in sources.rows("train"))
+        rows = data.counted(sources.rows("train"), cache.alive)
+        return (row.text(text_column(row, column)) for row in rows)
 
     def train(staged: Path) -> None:
         made = tokenizer.train_tokenizer(
             texts, spec, algorithm=algorithm, bidirectional=kind.bidirectional
         )
         made.save_pretrained(staged)
-        cache.alive()
 
     key = data.fingerprint(sources.identity(), column, spec.wire(), algorithm, kind.bidirectional)
     return cache.once(f"tokenizer-{key}", train)

@@ -53,6 +53,11 @@ def _check(run: Run) -> None:
         raise ConfigError("training: set exactly one of steps, tokens and epochs")
     if (run.model.config is None) == (run.model.path is None):
         raise ConfigError("model: set exactly one of config and path")
+    if isinstance(run, PretrainRun) and run.tokenizer.train and run.model.path:
+        raise ConfigError(
+            "tokenizer.train: the weights of model.path know another vocabulary",
+            "leave tokenizer out to use the one in model.path",
+        )
     validation = run.data.validation
     if (validation.uri is None) == (validation.fraction is None):
         raise ConfigError("data.validation: set exactly one of uri and fraction")

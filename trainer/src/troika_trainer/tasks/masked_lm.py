@@ -38,10 +38,6 @@ class MaskedLM(LanguageTask):
     def collate(self, tokens: Integers, indices: Integers, epochs: Integers) -> Batch:
         """The masks depend on seed, epoch, sequence and position, and on nothing else."""
         mask_id = self.tokenizer.mask_token_id
-        if mask_id is None:
-            raise ConfigError(
-                "MaskedLM needs a tokenizer with a mask token", "train one, or name another"
-            )
         point = (epochs[:, None], indices[:, None], np.arange(tokens.shape[1])[None, :])
         seed = self.run.training.seed
         ordinary = ~np.isin(tokens, self.tokenizer.all_special_ids)
@@ -60,6 +56,10 @@ class MaskedLM(LanguageTask):
 
     @override
     def attach(self, model: PreTrainedModel) -> None:
+        if self.tokenizer.mask_token_id is None:
+            raise ConfigError(
+                "MaskedLM needs a tokenizer with a mask token", "train one, or name another"
+            )
         self._sparse = HeadWhereAsked(model)
 
     @override

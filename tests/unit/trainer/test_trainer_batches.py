@@ -1,6 +1,8 @@
 """What a step is made of does not depend on the number of ranks, and is found without replay."""
 
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from troika_api.v1alpha1.training import Training
 from troika_trainer.batch import Batch, Integers
 from troika_trainer.batches import Ahead, Batches, Order, micro_batch_size, whole_split
 from troika_trainer.errors import ConfigError
-from troika_trainer.place import Place
+from troika_trainer.place import Place, threads_for
 
 
 class Numbers:
@@ -109,3 +111,32 @@ def test_a_whole_split_is_covered_once_in_batches_of_similar_length() -> None:
     assert sorted(np.concatenate(parts).tolist()) == list(range(23))
     assert [len(part) for part in parts] == [5, 5, 5, 5, 3]
     assert len(np.concatenate(list(whole_split(Numbers(23), limit=7, batch=5)))) == 7
+
+
+@pytest.mark.parametrize(
+    ("quota", "local", "sharing", "expected"),
+    [
+        ("max 100000", 1, 1, 8),
+        ("max 100000", 1, 2, 4),
+        ("max 100000", 2, 4, 2),
+        ("400000 100000", 1, 1, 4),
+        ("400000 100000", 2, 2, 2),
+        ("50000 100000", 1, 1, 1),
+        ("max 100000", 1, 16, 1),
+    ],
+)
+def test_the_ranks_of_a_machine_share_its_cores(  # noqa: PLR0917
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quota: str,
+    local: int,
+    sharing: int,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    path = tmp_path / "cpu.max"
+    path.write_text(quota)
+    place = Place(local_world_size=local)
+    assert threads_for(place, sharing=sharing, quota=path) == expected
+    no_cgroup = threads_for(place, sharing=sharing, quota=tmp_path / "none")
+    assert no_cgroup == max(1, 8 // sharing)

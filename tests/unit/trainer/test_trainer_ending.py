@@ -1,7 +1,6 @@
 """However a run ends, the class, the exit code and the words are those of the contract."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -22,7 +21,7 @@ from troika_api.contract import (
 )
 from troika_trainer import errors, lastword
 from troika_trainer.lastword import ProcessEnd, conclude, peers_lost
-from troika_trainer.place import Place, cpu_count
+from troika_trainer.place import Place
 from troika_trainer.runfile import find_run_file, read_run
 
 CASES: list[tuple[BaseException, FailureClass | None, int]] = [
@@ -205,15 +204,6 @@ def test_the_run_file_is_the_argument_or_that_of_the_environment(
     assert find_run_file(["y.json"]) == Path("y.json")
     with pytest.raises(errors.ConfigError):
         find_run_file(["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("quota", "expected"), [("150000 100000", 1), ("max 100000", None), ("50000 100000", 1)]
-)
-def test_cores_by_quota(tmp_path: Path, quota: str, expected: int | None) -> None:
-    path = tmp_path / "cpu.max"
-    path.write_text(quota)
-    assert cpu_count(path) == expected or cpu_count(path) == len(os.sched_getaffinity(0))
 
 
 STOP = """

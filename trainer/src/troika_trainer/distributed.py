@@ -1,9 +1,11 @@
 """The process group: the device of this rank, and the few things that ranks say to each other."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .batch import Batch
 from .errors import CommunicationError
-from .place import Place
+from .place import Place, threads_for
 from .tasks.base import Objective
 
 T = TypeVar("T")
@@ -107,14 +109,29 @@ def process_group(place: Place) -> Iterator[Group]:
     """
     device = _device(place)
     if place.world_size == 1:
-        yield Group(place, device)
+        group = Group(place, device)
+        _share_cores(group)
+        yield group
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     device_id = device if device.type == "cuda" else None
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device_id)
-    yield Group(place, device)
+    group = Group(place, device)
+    _share_cores(group)
+    yield group
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _share_cores(group: Group) -> None:
+    """Divide the cores among the ranks of a machine, unless OMP_NUM_THREADS has decided.
+
+    Pods on one node have different names but the same kernel, and a kernel knows when it started.
+    """
+    kernel = Path("/proc/sys/kernel/random/boot_id").read_text()
+    sharing = group.gather(kernel).count(kernel)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads_for(group.place, sharing=sharing))
 
 
 def _device(place: Place) -> torch.device:

@@ -20,7 +20,7 @@ from troika_api import contract
 from troika_api.contract import ExitCode, LastWord
 
 from . import errors, lastword, logs, runfile
-from .place import Place, cpu_count
+from .place import Place
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -129,7 +129,6 @@ def build_agent(path: Path, gang: Gang, scratch: Path) -> "Agent":
     from .agent import Agent  # noqa: PLC0415
 
     processes = gang.processes or max(1, torch.cuda.device_count())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // processes)))
     address = gang.own_address()
     meeting = RendezvousParameters(
         backend="c10d",

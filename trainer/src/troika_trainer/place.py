@@ -51,11 +51,19 @@ class Place:
         return self.error_file.with_name("word.json") if self.error_file else None
 
 
-def cpu_count(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this container may use: those it is pinned to, or fewer by its quota."""
+def threads_for(place: Place, *, sharing: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Threads for one rank: more than its share of the cores only wait for each other.
+
+    Args:
+        place: The rank.
+        sharing: Ranks on this machine, those of other pods too.
+        quota: Where the limit of this container stands (cgroup v2).
+    """
     cores = len(os.sched_getaffinity(0))
+    share = cores // sharing
     try:
         limit, period = quota.read_text().split()
-        return max(1, min(cores, int(limit) // int(period)))
+        share = min(share, int(limit) // int(period) // place.local_world_size)
     except (OSError, ValueError):  # no cgroup v2, or the limit is "max"
-        return cores
+        pass
+    return max(1, share)

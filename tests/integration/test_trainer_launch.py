@@ -13,7 +13,7 @@ from support.trainer_launch import Launched, Launcher, launching, until
 from support.trainer_runs import pretrain_run
 from troika_api.contract import ExitCode, FailureClass, Stage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 160
 TRAINING = {"steps": STEPS, "optimizer": {"learningRate": 0.002}}

@@ -16,7 +16,7 @@ from troika_api.v1alpha1.data import FileFormat
 from troika_api.v1alpha1.run import RUN
 from troika_trainer import shards
 from troika_trainer.data import Sources, fingerprint, make_directory
-from troika_trainer.errors import DataError
+from troika_trainer.errors import DataError, StorageError
 from troika_trainer.rows import find_files, read_rows
 from troika_trainer.shards import ColumnType, Store, Writer
 
@@ -95,6 +95,7 @@ def test_a_bad_row_is_named(tmp_path: Path, name: str, content: str, message: st
     ("name", "content", "message"),
     [
         ("a.jsonl.gz", b"no gzip", "as JSONL: "),
+        ("a.jsonl.gz", gzip.compress(b"x" * 99)[:-9], "as JSONL: "),
         ("a.parquet", b"no parquet", "as Parquet: "),
         ("a.jsonl", b"\xff\xfe{", "as JSONL: 'utf-8' codec can't decode"),
         ("a.csv", b'text\n"open', "as CSV: unexpected end of data"),
@@ -118,6 +119,20 @@ def test_no_file_and_no_format_are_refused(tmp_path: Path) -> None:
     assert read(str(tmp_path / "a.dat"), FileFormat.TEXT) == [{"text": "x"}]
     with pytest.raises(DataError, match="cannot read nosuch://x"):
         read("nosuch://x")
+
+
+def test_storage_that_fails_is_not_called_bad_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    files = find_files(str(tmp_path / "a.jsonl"), FileFormat.AUTO)
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files[0].filesystem, "open", fail)
+    with pytest.raises(StorageError, match=r"cannot read .*a\.jsonl: .*Input/output error"):
+        list(read_rows(files[0]))
 
 
 def label_error(tmp_path: Path, split: str, content: str) -> str:

@@ -41,6 +41,7 @@ CASES: list[tuple[BaseException, FailureClass | None, int]] = [
         14,
     ),
     (torch.distributed.DistNetworkError("timed out"), FailureClass.COMMUNICATION, 14),
+    (ConnectionRefusedError(111, "refused"), FailureClass.COMMUNICATION, 14),
     (OSError(28, "No space left on device"), FailureClass.STORAGE, 15),
     (errors.TerminatedError("stopped"), None, 143),
     (ValueError("x"), FailureClass.CRASH, 1),

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import time
 import traceback
@@ -140,6 +141,8 @@ def _translate(error: BaseException) -> BaseException:
         # gloo puts its source file before what it says, and advice after it.
         said = re.sub(r"\[/\S+\] ?", "", _first_line(text)).partition(" This is typically")[0]
         return CommunicationError(f"lost another rank: {said}")
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return CommunicationError(f"{type(error).__name__}: {text}")
     if "CheckpointException" in names or isinstance(error, OSError):
         return StorageError(
             f"{type(error).__name__}: {text.strip()}"[:600],

@@ -58,14 +58,36 @@ class Gang:
             rendezvous_id=os.environ.get(contract.ENV_RDZV_ID) or f"local-{os.getpid()}",
         )
 
-    def own_address(self) -> str:
-        """The address of this machine as the others see it: no name service needed."""
-        host = self.endpoint.rpartition(":")[0].strip("[]")
-        for family, _, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect(address)  # sends nothing; picks the route
-                return str(probe.getsockname()[0])
-        return socket.gethostname()
+    def meet(self) -> str:
+        """Wait until node 0 is there, whose pod may still be pulling its image.
+
+        Returns:
+            The address of this machine as node 0 sees it, so that no name service is needed.
+
+        Raises:
+            CommunicationError: node 0 did not appear.
+        """
+        host, _, port = self.endpoint.rpartition(":")
+        host = host.strip("[]")
+        deadline = time.monotonic() + JOIN_SECONDS
+        while True:
+            try:
+                if self.node_rank in (None, 0):
+                    return _route_to(host)
+                with socket.create_connection((host, int(port)), timeout=5) as connection:
+                    return str(connection.getsockname()[0])
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise errors.CommunicationError(f"{self.endpoint}: {error}") from error
+            time.sleep(0.2)
+
+
+def _route_to(host: str) -> str:
+    """The address of this machine on the way to another. Sends nothing."""
+    family, _, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
 
 
 def main() -> NoReturn:
@@ -129,7 +151,7 @@ def build_agent(path: Path, gang: Gang, scratch: Path) -> "Agent":
     from .agent import Agent  # noqa: PLC0415
 
     processes = gang.processes or max(1, torch.cuda.device_count())
-    address = gang.own_address()
+    address = gang.meet()
     meeting = RendezvousParameters(
         backend="c10d",
         endpoint=gang.endpoint,

@@ -4,8 +4,10 @@ A row that is not what the run promised ends the run with its file, line and col
 """
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,7 +19,7 @@ from pyarrow import parquet
 
 from troika_api.v1alpha1.data import FileFormat
 
-from .errors import DataError
+from .errors import DataError, StorageError
 
 TEXT_COLUMN = "text"
 """Name of the only column of a plain text file."""
@@ -32,6 +34,22 @@ _FORMAT_OF_ENDING = {
     ".txt": FileFormat.TEXT,
     ".text": FileFormat.TEXT,
 }
+
+
+_BAD_INPUT = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    ValueError,  # bad encodings, and protocols that fsspec does not know
+    ImportError,  # protocols whose package is not installed
+    csv.Error,
+    pa.ArrowException,
+)
+"""Errors that come back with the same input; other OSErrors are the storage's, and may pass."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +127,10 @@ def find_files(uri: str, kind: FileFormat) -> list[DataFile]:
         else:
             paths = [path] if filesystem.exists(path) else []
         infos = [filesystem.info(item) for item in sorted(paths)]
-    except (OSError, ValueError, ImportError) as error:
+    except _BAD_INPUT as error:
         raise DataError(f"cannot read {uri}: {error}", "check the URI and the volume") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {uri}: {error}") from error
     if not infos:
         raise DataError(f"no file matches {uri}", "check the path and that the volume is mounted")
     return [_data_file(filesystem, info, kind) for info in infos]
@@ -157,11 +177,13 @@ def read_rows(file: DataFile) -> Iterator[Row]:
                     yield from _text(file, lines)
                 case _:
                     yield from _jsonl(file, lines)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except _BAD_INPUT as error:
         raise DataError(
             f"cannot read {file.path} as {file.format}: {error}",
             "check that the file is whole and that its format is the one named",
         ) from error
+    except OSError as error:
+        raise StorageError(f"cannot read {file.path}: {error}") from error
 
 
 def _compression(path: str) -> str | None:

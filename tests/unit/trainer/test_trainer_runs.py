@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fsspec  # type: ignore[import-untyped]
 import pytest
 from transformers import (
     AutoModelForCausalLM,
@@ -176,3 +177,22 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
     run["data"]["validation"] = {"uri": str(text), "format": "Text"}
     with pytest.raises(DataError, match=r"the train split has \d+ tokens, fewer than one sequence"):
         train_here(run)
+
+
+def test_the_model_goes_to_any_file_system(tmp_path: Path) -> None:
+    run = pretrain_run(tmp_path, training={"steps": 1}, output={"uri": "memory://models/tiny"})
+    train_here(run)
+    filesystem = fsspec.filesystem("memory")
+    names = {path.rpartition("/")[2] for path in filesystem.ls("/models/tiny", detail=False)}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+
+
+def test_a_second_run_replaces_the_model_of_the_first(tmp_path: Path) -> None:
+    train_here(pretrain_run(tmp_path, training={"steps": 1}))
+    (tmp_path / "model" / "stale.bin").write_text("x")
+    train_here(
+        pretrain_run(tmp_path, training={"steps": 2}, checkpoint={"uri": str(tmp_path / "c")})
+    )
+    assert '"steps": 2' in (tmp_path / "model" / "report.json").read_text()
+    assert not (tmp_path / "model" / "stale.bin").exists()
+    assert [path.name for path in tmp_path.glob(".model*")] == []

@@ -1,13 +1,14 @@
 """The finished model in the layout that `from_pretrained` reads, with its card and its report."""
 
 import json
-import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -60,25 +61,19 @@ class Result:
         }
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, result: Result) -> str:
-    """Write the model directory of the run, whole or not at all.
-
-    Returns:
-        Where it is.
-    """
-    uri = result.run.output.uri
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    if isinstance(filesystem, fsspec.implementations.local.LocalFileSystem):
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, result: Result) -> None:
+    """Write the model directory of the run, whole or not at all."""
+    filesystem, path = fsspec.core.url_to_fs(result.run.output.uri)
+    if isinstance(filesystem, LocalFileSystem):
         target = Path(path)
         staged = target.parent / f".{target.name}.tmp"
         _write(staged, model, tokenizer, result)
         _replace(staged, target)
-    else:
-        staged = Path("/tmp") / f"troika-export-{os.getpid()}"  # noqa: S108 - the pod's scratch space
+        return
+    with tempfile.TemporaryDirectory(prefix="troika-export-") as scratch:
+        staged = Path(scratch) / "model"
         _write(staged, model, tokenizer, result)
         filesystem.put(f"{staged}/", path, recursive=True)
-        shutil.rmtree(staged)
-    return uri
 
 
 def _write(

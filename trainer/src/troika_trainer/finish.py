@@ -42,7 +42,9 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
     telemetry.stage(Stage.EXPORTING)
     result = Result(run, task.pipeline_tag, progress, evaluation, report)
     trainer.checkpoints.check_ours()
-    path = trainer.group.from_first(lambda: export(trainer.objective.model, task.tokenizer, result))
+    # Not a collective: a large model on slow storage may take longer than one may.
+    trainer.group.wait_for_first(lambda: export(trainer.objective.model, task.tokenizer, result))
+    path = run.output.uri
     telemetry.stage(Stage.DONE)
     log.info("model exported", extra={"path": path, **scores})
     telemetry.leave_word(

@@ -78,8 +78,7 @@ def set_environment(run: Run) -> None:
 
     They read these variables when they are imported, so this comes first.
     """
-    named = [run.model.path, run.tokenizer.path if isinstance(run, PretrainRun) else None]
-    if not any(path and path.startswith(HUB) for path in named):
+    if HUB not in run.model_dump_json():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -105,24 +105,10 @@ class Trainer:
         # Dropout is a function of seed, step and rank: nothing to save, the same after a resume.
         torch.manual_seed(int(draw(self.run.training.seed, step, self.group.place.rank)) >> 1)
 
-        # The loss is summed, never averaged over micro-batches or ranks of unequal size. It is
-        # divided once, below, when the number of predictions of all ranks is known.
-        losses = torch.zeros((), device=self.group.device)
-        for batch, is_last in _with_last(micro_batches):
-            with self.exchanging(gradients=is_last):
-                with self.autocast():
-                    loss, _ = self.module(batch.to(self.group.device))
-                loss.backward()
-            losses += loss.detach()
-
-        # One small all-reduce carries all that the ranks must agree on; one read brings it here.
+        losses = self.forward_and_backward(micro_batches)
         grads = optim.gradients(self.objective)
-        flags = [self.stop.requested, self.group.is_first and self.clock_says_save()]
-        stats = torch.tensor([0.0, *_counts(micro_batches), *flags], dtype=torch.float64)
-        stats = stats.to(self.group.device)
-        stats[0] = losses
-        stats = torch.cat([self.group.sum(stats), optim.gradient_norm(grads)[None]])
-        loss_sum, weight, tokens, samples, pairs, stop, save, norm = stats.tolist()
+        agreed = self.agree(losses, micro_batches, norm=optim.gradient_norm(grads))
+        loss_sum, weight, tokens, samples, pairs, stop, save, norm = agreed
 
         # DDP has averaged over the ranks what must be a sum; divide by what was predicted.
         scale = self.group.size / max(weight, 1.0)
@@ -152,6 +138,40 @@ class Trainer:
                 flops=self.flops.count(tokens=tokens, heads=weight, pairs=pairs),
             )
         )
+
+    def forward_and_backward(self, micro_batches: list[Batch]) -> torch.Tensor:
+        """Leave the gradient of the summed loss; DDP averages it over the ranks.
+
+        The loss is summed, never averaged over micro-batches or ranks of unequal size: it is
+        divided once, when the number of predictions of all ranks is known.
+
+        Returns:
+            This rank's loss, shape [], still on the device.
+        """
+        losses = torch.zeros((), device=self.group.device)
+        for batch, is_last in _with_last(micro_batches):
+            with self.exchanging(gradients=is_last):
+                with self.autocast():
+                    loss, _ = self.module(batch.to(self.group.device))
+                loss.backward()
+            losses += loss.detach()
+        return losses
+
+    def agree(
+        self, losses: torch.Tensor, micro_batches: list[Batch], *, norm: torch.Tensor
+    ) -> list[float]:
+        """One small all-reduce carries all that the ranks must agree on; one read brings it here.
+
+        Returns:
+            Sums over all ranks of loss, predictions, tokens, samples, pairs of positions, wishes
+            to stop and to save; and the norm, which is the same on each.
+        """
+        flags = [self.stop.requested, self.group.is_first and self.clock_says_save()]
+        stats = torch.tensor([0.0, *_counts(micro_batches), *flags], dtype=torch.float64)
+        stats = stats.to(self.group.device)
+        stats[0] = losses
+        agreed: list[float] = torch.cat([self.group.sum(stats), norm[None]]).tolist()
+        return agreed
 
     # ----------------------------------------------------------------------------- its parts
 

@@ -9,15 +9,21 @@ from e2e.manifests import pretrain
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-STEPS = 60
-INTERVAL = 10
+STEPS = 300
+"""Some twenty seconds: a status is a second old, and whoever interferes needs another."""
+INTERVAL = 50
+
+
+def checkpoint(name: str) -> dict[str, str]:
+    """Where and how often a job of these tests saves."""
+    return {"uri": f"pvc://e2e/run/{name}", "interval": f"{INTERVAL}steps"}
 
 
 def test_a_killed_pod_costs_at_most_one_interval_and_changes_nothing(jobs: Jobs) -> None:
-    quiet = jobs.apply(pretrain("quiet", steps=STEPS))
+    quiet = jobs.apply(pretrain("quiet", steps=STEPS, checkpoint=checkpoint("quiet")))
     expected = jobs.wait("ptj", quiet, "Complete", timeout=240)
 
-    jobs.apply(pretrain("killed", steps=STEPS))
+    jobs.apply(pretrain("killed", steps=STEPS, checkpoint=checkpoint("killed")))
     reached = jobs.wait_for_step("ptj", "killed", 2 * INTERVAL + 5, timeout=180)
     victim = jobs.pods("killed")[1]["metadata"]["name"]
     jobs.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
@@ -42,7 +48,7 @@ def test_a_killed_pod_costs_at_most_one_interval_and_changes_nothing(jobs: Jobs)
 
 
 def test_a_killed_process_is_started_again_in_its_pod(jobs: Jobs) -> None:
-    jobs.apply(pretrain("process", steps=STEPS))
+    jobs.apply(pretrain("process", steps=STEPS, checkpoint=checkpoint("process")))
     jobs.wait_for_step("ptj", "process", INTERVAL + 2, timeout=180)
     pod = jobs.pods("process")[0]["metadata"]["name"]
     kill = (

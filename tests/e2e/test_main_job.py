@@ -29,12 +29,12 @@ def ask(target: Target, query: str) -> list[dict[str, Any]]:
 def finished(jobs: Jobs) -> dict[str, dict[str, Any]]:
     """Both jobs, applied at once, run to their end; the statuses by kind, and what was seen."""
     # Long enough for several scrapes: a rate takes two.
-    training = {"epochs": 6, "globalBatchSize": 16, "precision": "FP32"}
+    training = {"epochs": 20, "globalBatchSize": 16, "precision": "FP32"}
     jobs.apply(finetune("tone", "prose", training=training))
     waiting = wait_until(
         lambda: jobs.status("ftj", "tone").get("reason"), timeout=20, what="reason for waiting"
     )
-    jobs.apply(pretrain("prose", steps=150))
+    jobs.apply(pretrain("prose", steps=500))
     jobs.wait("ptj", "prose", "Running", timeout=120)
     jobs.wait_for_step("ptj", "prose", 5, timeout=120)
     table = jobs.kubectl("get", "ptj,ftj")

@@ -53,7 +53,7 @@ def test_delete_removes_everything_while_the_operator_is_away(jobs: Jobs, target
 
 
 def test_a_restart_of_the_operator_disturbs_nothing(jobs: Jobs, target: Target) -> None:
-    jobs.apply(pretrain("steady", steps=60))
+    jobs.apply(pretrain("steady", steps=300))
     jobs.wait_for_step("ptj", "steady", 5, timeout=180)
     before = [pod["metadata"]["uid"] for pod in jobs.pods("steady")]
     target.kubectl(

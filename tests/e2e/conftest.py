@@ -1,5 +1,6 @@
 """The embedded cluster with the chart installed, a volume with real data, and a clean namespace."""
 
+import contextlib
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from demo import volume
 from demo.install import install
+from demo.shell import DemoError
 from demo.target import Target, find
 from e2e.harness import Jobs
 
@@ -44,7 +46,9 @@ def jobs(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[J
     _real_data(folder)
     volume.upload(target, NAMESPACE, folder)
     yield jobs
-    target.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    # The tests that run last take the whole cluster away, and the namespace with it.
+    with contextlib.suppress(DemoError):
+        target.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 @pytest.fixture(autouse=True)

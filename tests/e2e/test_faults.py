@@ -74,7 +74,7 @@ def test_suspend_saves_and_resume_goes_on_from_that_step(jobs: Jobs) -> None:
     jobs.patch("ptj", "paused", {"policy": {"suspend": True}})
     status = jobs.wait("ptj", "paused", "Suspended", timeout=120)
     assert status["phase"] == "Suspended"
-    assert not jobs.pods("paused")
+    wait_until(lambda: not jobs.pods("paused"), timeout=30, what="end of the pods")
     stopped_at = status["attempts"][-1]["lastStep"]
     assert 5 <= stopped_at < STEPS
     jobs.patch("ptj", "paused", {"policy": {"suspend": False}})

@@ -15,7 +15,7 @@ from typing import Any
 
 from troika_api.contract import LastWord, TrainerStatus
 
-DEADLINE = 240.0
+DEADLINE = 300.0
 """Seconds for anything that a test waits for; a busy machine starts torch slowly."""
 
 

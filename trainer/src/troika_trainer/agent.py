@@ -1,7 +1,9 @@
 """torchrun's agent with our rules: stable ranks, no useless restart, the first cause kept."""
 
+import os
 import signal
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from troika_api.contract import NEVER_RETRIED, ExitCode, FailureClass
 
 from .errors import EXIT_CODE_OF_CLASS, CommunicationError
 from .lastword import ProcessEnd
+from .place import ENV_ROUND
 
 FINAL_EXIT_CODES = frozenset(
     {
@@ -30,6 +33,19 @@ LAST_WORDS_SECONDS = 3.0
 CLOSED_CHECK_SECONDS = 2.0
 
 
+def _name_of_round(worker_group: WorkerGroup) -> str:
+    """A name for this start of the processes that all nodes share, and no earlier start had.
+
+    All starts meet in one store, and nodes may have counted different numbers of restarts.
+    """
+    store: Any = worker_group.store
+    key = "troika/round"
+    if worker_group.group_rank == 0:
+        store.set(key, uuid.uuid4().hex)
+    name: str = store.get(key).decode()
+    return name
+
+
 class Agent(LocalElasticAgent):
     """Starts, watches and restarts the processes of one node."""
 
@@ -42,6 +58,7 @@ class Agent(LocalElasticAgent):
     @override
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._ends = []
+        os.environ[ENV_ROUND] = _name_of_round(worker_group)
         started: dict[int, Any] = super()._start_workers(worker_group)
         return started
 

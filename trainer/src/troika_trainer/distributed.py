@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from .batch import Batch
 from .errors import CommunicationError
-from .place import Place, threads_for
+from .place import ENV_ROUND, Place, threads_for
 from .tasks.base import Objective
 
 T = TypeVar("T")
@@ -115,7 +117,17 @@ def process_group(place: Place) -> Iterator[Group]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     device_id = device if device.type == "cuda" else None
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device_id)
+    store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
+    dist.init_process_group(
+        backend,
+        # Ranks find each other's addresses in a store that outlives a restart in place: without
+        # a prefix of its own a rank may read where its peer listened before.
+        store=PrefixStore(os.environ.get(ENV_ROUND) or f"restart-{place.restart}", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=device_id,
+    )
     group = Group(place, device)
     _share_cores(group)
     yield group

@@ -162,6 +162,8 @@ def build_agent(path: Path, gang: Gang, scratch: Path) -> "Agent":
         is_host=gang.node_rank in (None, 0),
         join_timeout=JOIN_SECONDS,
         last_call_timeout=1,
+        # A node that is only slow must not be struck off; the operator knows the dead ones.
+        keep_alive_max_attempt=24,
     )
     spec = WorkerSpec(
         role="trainer",

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from troika_api import contract
 
+ENV_ROUND = "TROIKA_ROUND"
+"""From launcher to ranks: the name of this start of the processes, the same on all nodes."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -34,7 +34,7 @@ def said(step: int) -> TrainerStatus:
 
 
 async def life(there: Stage) -> None:
-    """A crash, a retry, a pause, a good end, and the clean-up."""
+    """A crash, a retry, a pause, a new size, a good end, and the clean-up."""
     retry = {"backoff": "1s", "crash": 1}
     await there.apply(policy={"retry": retry})
     pods = await there.attempt(0, seconds=PATIENCE)
@@ -45,10 +45,11 @@ async def life(there: Stage) -> None:
     await there.change({"policy": {"suspend": True}})
     await there.phase("Suspended", seconds=PATIENCE)
     await there.change({"policy": {"suspend": False}})
-    pods = await there.attempt(2, seconds=PATIENCE)
-    status = said(100).model_copy(update={"attempt": 2})
-    await there.node.finish(pods[0], 0, LastWord(outcome="Succeeded", status=status))
-    await there.node.finish(pods[1], 0, LastWord(outcome="Succeeded"))
+    await there.attempt(2, seconds=PATIENCE)
+    await there.change({"compute": {"nodes": 1}})
+    (pod,) = await there.attempt(3, pods=1, seconds=PATIENCE)
+    status = said(100).model_copy(update={"attempt": 3})
+    await there.node.finish(pod, 0, LastWord(outcome="Succeeded", status=status))
     await there.phase("Succeeded", seconds=PATIENCE)
     await there.change({"policy": {"ttlAfterFinished": "1s"}})
     await there.empty(seconds=PATIENCE)
@@ -113,7 +114,7 @@ class World:
             writes = await self.lives.run(admin, namespace, life(there), last=last, after=after)
             status = copy.deepcopy(await there.status())
             made = len(self.lives.jobs[namespace])
-            assert made == 3, f"{made} Jobs were made instead of 3"
+            assert made == 4, f"{made} Jobs were made instead of 4"
             return writes, timeless(status)
         finally:
             await admin.delete("PretrainJob", "bert", namespace)
@@ -122,7 +123,7 @@ class World:
 
     async def _watch(self) -> None:
         await kopf.operator(
-            registry=build_registry(self.lives, gangs=True),
+            registry=build_registry(self.lives.listen, gangs=True),
             settings=build_settings(),
             standalone=True,
             clusterwide=True,
@@ -152,5 +153,6 @@ def test_a_reconciler_may_die_between_any_two_writes() -> None:
     with alone():
         writes, expected, wrong = in_a_thread(World().play())
     assert len(writes) > 20
-    assert [a["outcome"] for a in expected["attempts"]] == ["Failed", "Suspended", "Succeeded"]
+    outcomes = [attempt["outcome"] for attempt in expected["attempts"]]
+    assert outcomes == ["Failed", "Suspended", "Resized", "Succeeded"]
     assert not wrong, "\n\n".join(f"{name}: {what}" for name, what in wrong.items())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from support.admin import until
+from support.fakenode import FakeNode, placement
 from support.stage import Stage, alone, stage
 from troika_api.contract import (
     Evaluation,
@@ -182,6 +183,32 @@ async def test_a_pod_that_is_removed_by_force_ends_the_attempt_too(there: Stage)
         await there.admin.delete("Pod", name, there.namespace, gracePeriodSeconds=0)
         await there.attempt(1)
         assert (await there.phase("Running"))["failures"] == {"Preempted": 1}
+
+
+async def test_pods_of_a_lost_node_are_not_waited_for(there: Stage) -> None:
+    impatient = {
+        "key": "node.kubernetes.io/unreachable",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 1,
+    }
+    tolerations = [*placement(there.node.name)["tolerations"], impatient]
+    other = f"{there.node.name}-b"
+    async with FakeNode.up(there.admin, other, label=there.node.label) as stand_in:
+        await there.admin.patch("Node", other, {"spec": {"unschedulable": True}})
+        with there.operator():
+            await there.apply(compute={"tolerations": tolerations})
+            await there.attempt(0)
+            await there.phase("Running")
+            await there.admin.patch("Node", other, {"spec": {"unschedulable": None}})
+            await there.node.lose()
+            status = await there.phase("Restarting")
+            assert status["attempts"][0]["failure"]["class"] == "NodeLost"
+            there.node, lost = stand_in, there.node
+            await there.attempt(1)
+            await there.phase("Running")
+            stuck = [pod for pod in await lost.pods() if "deletionTimestamp" in pod["metadata"]]
+            assert stuck, "the lost node's pods are still there"
 
 
 async def test_a_deleted_child_job_comes_back_as_the_next_attempt(there: Stage) -> None:

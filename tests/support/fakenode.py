@@ -38,6 +38,8 @@ class FakeNode:
 
     admin: Admin
     name: str
+    label: str = ""
+    """Value of the label that jobs select it by; its name, unless it stands in for another."""
     start: bool = True
     """Start what is scheduled here; otherwise pods stay in ContainerCreating."""
     parting: LastWord | None = None
@@ -55,8 +57,8 @@ class FakeNode:
 
     @classmethod
     @asynccontextmanager
-    async def up(cls, admin: Admin, name: str) -> AsyncIterator["FakeNode"]:
-        node = cls(admin, name)
+    async def up(cls, admin: Admin, name: str, label: str = "") -> AsyncIterator["FakeNode"]:
+        node = cls(admin, name, label or name)
         await node._register()
         runner = await node._serve()
         tasks = [asyncio.create_task(node._beat()), asyncio.create_task(node._sync())]
@@ -90,6 +92,29 @@ class FakeNode:
         """The pod's container cannot start."""
         await self._report(pod, "Pending", {"waiting": {"reason": reason, "message": message}})
 
+    async def lose(self) -> None:
+        """The node's network is gone, and the cluster has noticed.
+
+        Its pods are not ready, and their eviction begins.
+        """
+        self.dead = True
+        for pod in await self.pods():
+            meta, status = pod["metadata"], pod["status"]
+            conditions = [
+                {**c, "status": "False"} if c["type"] == "Ready" else c
+                for c in status["conditions"]
+            ]
+            update: Object = {"status": {"conditions": conditions}}
+            await self.admin.patch("Pod", meta["name"], update, meta["namespace"], sub="status")
+        lost = {
+            "key": "node.kubernetes.io/unreachable",
+            "effect": "NoExecute",
+            "timeAdded": _now(),
+        }
+        taints = [{"key": LABEL, "effect": "NoSchedule"}, lost]
+        change: Object = {"spec": {"taints": taints, "unschedulable": True}}
+        await self.admin.patch("Node", self.name, change)
+
     async def say(self, attempt: int, status: TrainerStatus) -> None:
         """Rank 0 of every pod here says this from now on."""
         for address in self._addresses.values():
@@ -100,7 +125,7 @@ class FakeNode:
         body: Object = {
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": self.name, "labels": {LABEL: self.name}},
+            "metadata": {"name": self.name, "labels": {LABEL: self.label}},
             "spec": {"taints": [{"key": LABEL, "effect": "NoSchedule"}]},
         }
         await self.admin.delete("Node", self.name)

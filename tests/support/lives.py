@@ -143,17 +143,15 @@ class Lives:
     jobs: dict[str, set[str]] = field(default_factory=dict)
     """Uids of all Jobs that ever were, by namespace."""
 
-    def seen(self, raw: Object) -> None:
+    def listen(self, kind: str | None, raw: Object) -> None:
         namespace = raw["metadata"]["namespace"]
         if raw["kind"] == "Job":
             self.jobs.setdefault(namespace, set()).add(raw["metadata"]["uid"])
-        if namespace in self.processes:
-            self.processes[namespace].see(raw)
-
-    def event(self, kind: str | None, raw: Object) -> None:
-        process = self.processes.get(raw["metadata"]["namespace"])
-        if kind == "DELETED" and process is not None:
+        process = self.processes.get(namespace)
+        if process is not None and kind == "DELETED":
             process.gone(raw)
+        elif process is not None:
+            process.see(raw)
 
     async def run(
         self, admin: Admin, namespace: str, life: Awaitable[None], *, last: int, after: bool

@@ -71,6 +71,7 @@ class Actions:
         since = self.clock() - memory.patched_at
         if since < self.status_interval and not _urgent(before, status):
             return Done(wait=self.status_interval - since)
+        logger.debug("%s %s/%s: status %s", key.kind, key.namespace, key.name, change)
         try:
             self._keep(key, await self.api.patch_status(raw, change))
         except NotFoundError:

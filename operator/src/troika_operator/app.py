@@ -16,8 +16,7 @@ from .actions import Actions
 from .bucket import TokenBucket
 from .cluster import Api, Cluster
 from .connection import Connection
-from .errors import ClusterError
-from .handlers import Listener, build_registry, build_settings
+from .handlers import build_registry, build_settings, fill
 from .plan import Observed
 from .progress import Poller
 from .queue import WorkQueue
@@ -72,8 +71,6 @@ class Operator:
             gangs = await cluster.serves("PodGroup")
             kinds = (*KINDS, "PodGroup") if gangs else KINDS
             resync = Resync(cluster, self.store, self.queue.add, kinds=kinds)
-            if await resync.empty(settings.watch_namespaces):
-                self.full.set()
             logger.info("starting; gang scheduling is %s", "served" if gangs else "not served")
             poller = Poller(
                 session,
@@ -83,12 +80,11 @@ class Operator:
                 port=self.trainer_port,
             )
             reconciler = self._reconciler(wrap(cluster), poller, gangs=gangs)
-            listener = Listener(self.store, self.queue.add, self.full.set)
+            listener = fill(self.store, self.queue.add)
             await first_of(
                 self._work(reconciler),
-                self._wait_for_nothing(resync),
                 poller.run(),
-                resync.run(settings.watch_namespaces, settings.resync_interval),
+                self._keep_true(resync),
                 # The last one: at its end kopf cancels all tasks that began after it.
                 kopf.operator(
                     registry=build_registry(listener, gangs=gangs),
@@ -126,16 +122,11 @@ class Operator:
 
         await self.queue.work(look, self.settings.concurrency)
 
-    async def _wait_for_nothing(self, resync: Resync) -> None:
-        """The first event tells that the store is full; without objects there is no event."""
-        while not self.full.is_set():
-            try:
-                if await resync.empty(self.settings.watch_namespaces):
-                    self.full.set()
-            except ClusterError as error:
-                logger.warning("cannot read the cluster: %s", error)
-            await asyncio.sleep(1.0)
-        await asyncio.Event().wait()
+    async def _keep_true(self, resync: Resync) -> None:
+        await resync.fill(self.settings.watch_namespaces)
+        self.full.set()
+        logger.info("ready; %d jobs are known", len(self.store.jobs))
+        await resync.run(self.settings.watch_namespaces, self.settings.resync_interval)
 
 
 async def first_of(*parts: Coroutine[Any, Any, None]) -> None:

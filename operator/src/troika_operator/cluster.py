@@ -151,12 +151,10 @@ class Cluster:
         return any(entry["name"] == plural for entry in found.get("resources") or [])
 
     async def uids(
-        self, kind: str, namespace: str | None, *, selector: str | None, limit: int | None = None
+        self, kind: str, namespace: str | None, *, selector: str | None
     ) -> tuple[set[str], int]:
         """Uids of all objects of a kind, and the version of the list. Metadata only."""
         query = {"labelSelector": selector} if selector else {}
-        if limit:
-            query["limit"] = str(limit)
         request = Request("GET", KINDS[kind].path(namespace), query=query, accept=METADATA_ONLY)
         found = await self._connection.call(request)
         version = str(found["metadata"].get("resourceVersion") or "0")

@@ -33,3 +33,5 @@ def configure(form: Literal["json", "text"], level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("kopf", "aiohttp.access", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # At its end kopf lists every object whose events it did not finish; the next start sees them.
+    logging.getLogger("kopf._core.reactor.queueing").setLevel(logging.ERROR)

@@ -1,27 +1,39 @@
-"""Deletions that no watch event told of.
+"""What exists, by uid: to know when the store holds everything, and what is gone from it.
 
 When a watch has to start anew (after an outage longer than the server's memory of events), kopf
 lists what exists and does not tell what is missing. So, every few minutes, uids are compared. The
-first such look doubles as a check that everything the operator needs is there.
+first look also checks that everything the operator needs is there.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
-from .cluster import Cluster
 from .errors import ClusterError, NotFoundError, RefusedError, StartupError
 from .handlers import CHILD_SELECTOR
 from .store import OWN_KINDS, Key, Store
 
 logger = logging.getLogger(__name__)
+ROUNDS = 50
+"""Tenths of a second after which what exists is listed anew: something may be gone unseen."""
+
+
+class Lists(Protocol):
+    """Who tells what exists."""
+
+    async def uids(
+        self, kind: str, namespace: str | None, *, selector: str | None
+    ) -> tuple[set[str], int]:
+        """Uids of all objects of a kind, and the version of the list."""
+        ...
 
 
 class Resync:
     """Compares the store with the cluster."""
 
     def __init__(
-        self, cluster: Cluster, store: Store, wake: Callable[[Key], None], *, kinds: tuple[str, ...]
+        self, cluster: Lists, store: Store, wake: Callable[[Key], None], *, kinds: tuple[str, ...]
     ) -> None:
         self._cluster = cluster
         self._store = store
@@ -40,28 +52,38 @@ class Resync:
     async def compare(self, namespaces: tuple[str, ...]) -> None:
         """Forget what is gone, and look at the jobs that it belonged to."""
         for kind in self._kinds:
-            alive: set[str] = set()
-            oldest: int | None = None
-            for namespace in namespaces or (None,):
-                selector = None if kind in OWN_KINDS else CHILD_SELECTOR
-                uids, version = await self._cluster.uids(kind, namespace, selector=selector)
-                alive |= uids
-                oldest = version if oldest is None else min(oldest, version)
-            for key in self._store.prune(kind, alive, oldest or 0):
+            alive, version = await self._uids(kind, namespaces)
+            for key in self._store.prune(kind, alive, version):
                 self._wake(key)
 
-    async def empty(self, namespaces: tuple[str, ...]) -> bool:
-        """Whether there is no object at all; raises a StartupError if a kind cannot be read."""
-        found = False
-        for kind in self._kinds:
-            selector = None if kind in OWN_KINDS else CHILD_SELECTOR
-            for namespace in namespaces or (None,):
-                try:
-                    uids, _ = await self._cluster.uids(kind, namespace, selector=selector, limit=1)
-                except NotFoundError as error:
-                    text = f"the API does not serve {kind}: install the CRDs"
-                    raise StartupError(text) from error
-                except RefusedError as error:
-                    raise StartupError(f"no right to list {kind}: {error}") from error
-                found = found or bool(uids)
-        return not found
+    async def fill(self, namespaces: tuple[str, ...]) -> None:
+        """Wait until the store has seen everything that existed at some moment after the start."""
+        while True:
+            unseen: set[str] = set()
+            for kind in self._kinds:
+                unseen |= await self._readable(kind, namespaces)
+            for _ in range(ROUNDS):
+                unseen = {uid for uid in unseen if not self._store.knows(uid)}
+                if not unseen:
+                    return
+                await asyncio.sleep(0.1)
+
+    async def _readable(self, kind: str, namespaces: tuple[str, ...]) -> set[str]:
+        try:
+            return (await self._uids(kind, namespaces))[0]
+        except NotFoundError as error:
+            text = f"the API does not serve {kind}: install the CRDs"
+            raise StartupError(text) from error
+        except RefusedError as error:
+            raise StartupError(f"no right to list {kind}: {error}") from error
+
+    async def _uids(self, kind: str, namespaces: tuple[str, ...]) -> tuple[set[str], int]:
+        """Uids of all objects, and a version that none of the lists is older than."""
+        selector = None if kind in OWN_KINDS else CHILD_SELECTOR
+        alive: set[str] = set()
+        versions = []
+        for namespace in namespaces or (None,):
+            uids, version = await self._cluster.uids(kind, namespace, selector=selector)
+            alive |= uids
+            versions.append(version)
+        return alive, min(versions)

@@ -69,12 +69,18 @@ class Store:
         self._by_label: dict[Key, Key] = {}
         self._awaited: dict[Key, set[Key]] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self._uids: set[str] = set()
+
+    def knows(self, uid: str) -> bool:
+        """Whether the object was ever seen, and be it that it is gone."""
+        return uid in self._uids or uid in self._gone
 
     def put(self, raw: dict[str, Any]) -> set[Key]:
         """Take in an object; the keys that have to be looked at, none if it is old news."""
         kind, uid = raw["kind"], raw["metadata"]["uid"]
         if uid in self._gone or kind not in (*OWN_KINDS, *CHILD_KINDS):
             return set()
+        self._uids.add(uid)
         return self._put_job(raw) if kind in OWN_KINDS else self._put_child(raw)
 
     def remove(self, raw: Raw) -> set[Key]:
@@ -158,6 +164,7 @@ class Store:
         return {key} if key is not None else set()
 
     def _bury(self, uid: str) -> None:
+        self._uids.discard(uid)
         self._gone[uid] = None
         while len(self._gone) > MAX_TOMBSTONES:
             self._gone.popitem(last=False)

@@ -119,3 +119,11 @@ def test_a_name_too_long_for_a_label_is_found_by_its_children() -> None:
     key = Key("team", "PretrainJob", long)
     labels = {"troika.dev/job-kind": "PretrainJob", "troika.dev/job-name": key.label().name}
     assert store.put(child(labels=labels)) == {key}
+
+
+def test_what_was_ever_seen_is_known() -> None:
+    store = Store()
+    store.put(job(uid="a"))
+    store.put(child(uid="b"))
+    store.remove(child(uid="b"))
+    assert [store.knows(uid) for uid in ("a", "b", "c")] == [True, True, False]

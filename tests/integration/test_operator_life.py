@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.admin import until
-from support.fakenode import FakeNode, placement
+from support.fakenode import FakeNode
 from support.stage import Stage, alone, stage
 from troika_api.contract import (
     Evaluation,
@@ -186,27 +186,17 @@ async def test_a_pod_that_is_removed_by_force_ends_the_attempt_too(there: Stage)
 
 
 async def test_pods_of_a_lost_node_are_not_waited_for(there: Stage) -> None:
-    impatient = {
-        "key": "node.kubernetes.io/unreachable",
-        "operator": "Exists",
-        "effect": "NoExecute",
-        "tolerationSeconds": 1,
-    }
-    tolerations = [*placement(there.node.name)["tolerations"], impatient]
     other = f"{there.node.name}-b"
-    async with FakeNode.up(there.admin, other, label=there.node.label) as stand_in:
-        await there.admin.patch("Node", other, {"spec": {"unschedulable": True}})
-        with there.operator():
-            await there.apply(compute={"tolerations": tolerations})
-            await there.attempt(0)
-            await there.phase("Running")
-            await there.admin.patch("Node", other, {"spec": {"unschedulable": None}})
+    with there.operator():
+        await there.apply()
+        await there.attempt(0)
+        await there.phase("Running")
+        async with FakeNode.up(there.admin, other, label=there.node.label) as stand_in:
             await there.node.lose()
-            status = await there.phase("Restarting")
-            assert status["attempts"][0]["failure"]["class"] == "NodeLost"
             there.node, lost = stand_in, there.node
             await there.attempt(1)
-            await there.phase("Running")
+            status = await there.phase("Running")
+            assert status["attempts"][0]["failure"]["class"] == "NodeLost"
             stuck = [pod for pod in await lost.pods() if "deletionTimestamp" in pod["metadata"]]
             assert stuck, "the lost node's pods are still there"
 

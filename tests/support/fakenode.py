@@ -93,27 +93,27 @@ class FakeNode:
         await self._report(pod, "Pending", {"waiting": {"reason": reason, "message": message}})
 
     async def lose(self) -> None:
-        """The node's network is gone, and the cluster has noticed.
+        """The node's network is gone.
 
-        Its pods are not ready, and their eviction begins.
+        What the node controller and the taint manager do then is done here: they take more than a
+        minute for it.
         """
         self.dead = True
+        await self.admin.patch("Node", self.name, {"spec": {"unschedulable": True}})
         for pod in await self.pods():
-            meta, status = pod["metadata"], pod["status"]
-            conditions = [
-                {**c, "status": "False"} if c["type"] == "Ready" else c
-                for c in status["conditions"]
-            ]
-            update: Object = {"status": {"conditions": conditions}}
+            meta = pod["metadata"]
+            kept = [c for c in pod["status"]["conditions"] if c["type"] != "Ready"]
+            lost = {
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "DeletionByTaintManager",
+                "message": "Taint manager: deleting due to NoExecute taint",
+                "lastTransitionTime": _now(),
+            }
+            silent = {"type": "Ready", "status": "False", "lastTransitionTime": _now()}
+            update: Object = {"status": {"conditions": [*kept, silent, lost]}}
             await self.admin.patch("Pod", meta["name"], update, meta["namespace"], sub="status")
-        lost = {
-            "key": "node.kubernetes.io/unreachable",
-            "effect": "NoExecute",
-            "timeAdded": _now(),
-        }
-        taints = [{"key": LABEL, "effect": "NoSchedule"}, lost]
-        change: Object = {"spec": {"taints": taints, "unschedulable": True}}
-        await self.admin.patch("Node", self.name, change)
+            await self.admin.delete("Pod", meta["name"], meta["namespace"])
 
     async def say(self, attempt: int, status: TrainerStatus) -> None:
         """Rank 0 of every pod here says this from now on."""

@@ -54,17 +54,13 @@ async def lead(settings: Settings, operator: Operator, stop: asyncio.Event) -> N
         seconds=settings.lease_seconds,
     )
     try:
-        await first_of(leader.acquire(), _set(stop))
+        await first_of(leader.acquire(), stop.wait())
         if not stop.is_set():
             operator.telemetry.leader.set(1)
             await first_of(leader.hold(), operator.run(stop))
             await leader.release()
     finally:
         await connection.close()
-
-
-async def _set(stop: asyncio.Event) -> None:
-    await stop.wait()
 
 
 def main() -> None:

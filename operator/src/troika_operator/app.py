@@ -129,7 +129,7 @@ class Operator:
         await resync.run(self.settings.watch_namespaces, self.settings.resync_interval)
 
 
-async def first_of(*parts: Coroutine[Any, Any, None]) -> None:
+async def first_of(*parts: Coroutine[Any, Any, object]) -> None:
     """Run all until the first ends, well or not; then end the others."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:

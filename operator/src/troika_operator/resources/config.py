@@ -30,43 +30,37 @@ def build_run(job: Job, base_model: str | None) -> PretrainRun | FinetuneRun:
         "checkpoint": _opened(spec.checkpoint),
         "output": _opened(spec.output),
     }
-    path = local_path(base_model) if base_model else None
-    remote_code = spec.model.trust_remote_code
+    model = RunModel(
+        path=local_path(base_model) if base_model else None,
+        trust_remote_code=spec.model.trust_remote_code,
+    )
+    opened = {"train": _opened(spec.data.train), "validation": _opened(spec.data.validation)}
     if isinstance(job, PretrainJob):
-        config = job.spec.model.config
-        tokenizer = job.spec.tokenizer
-        load = tokenizer.from_.uri if tokenizer and tokenizer.from_ else None
         return PretrainRun(
             **shared,
-            model=RunModel(config=config, path=path, trust_remote_code=remote_code),
+            model=model.model_copy(update={"config": job.spec.model.config}),
             objective=job.spec.objective,
-            tokenizer=RunTokenizer(
-                train=tokenizer.train if tokenizer else None,
-                path=local_path(load) if load else None,
-            ),
+            tokenizer=_tokenizer(job),
             masking=job.spec.masking,
-            data=job.spec.data.model_copy(
-                update={
-                    "train": _opened(job.spec.data.train),
-                    "validation": _opened(job.spec.data.validation),
-                }
-            ),
+            data=job.spec.data.model_copy(update=opened),
             evaluation=job.spec.evaluation,
         )
-    data = job.spec.data
+    test = job.spec.data.test
     return FinetuneRun(
         **shared,
-        model=RunModel(path=path, trust_remote_code=remote_code),
+        model=model,
         task=job.spec.task,
-        data=data.model_copy(
-            update={
-                "train": _opened(data.train),
-                "validation": _opened(data.validation),
-                "test": _opened(data.test) if data.test else None,
-            }
-        ),
+        data=job.spec.data.model_copy(update={**opened, "test": _opened(test) if test else None}),
         evaluation=job.spec.evaluation,
     )
+
+
+def _tokenizer(job: PretrainJob) -> RunTokenizer:
+    given = job.spec.tokenizer
+    if given is None:
+        return RunTokenizer()
+    path = local_path(given.from_.uri) if given.from_ else None
+    return RunTokenizer(train=given.train, path=path)
 
 
 def _opened(source: T) -> T:

@@ -63,8 +63,7 @@ def template(
     """The pods of an attempt."""
     compute = job.spec.compute
     claims = mounts(job, base_model)
-    group = names.attempt(job.short_name, job.metadata.name, shape.number)
-    gang = needs_gang(job, shape, platform)
+    secrets = [V1LocalObjectReference(name=name) for name in compute.image_pull_secrets]
     return V1PodTemplateSpec(
         metadata=V1ObjectMeta(
             labels={**compute.labels, **labels(job, shape.number)},
@@ -88,13 +87,17 @@ def template(
             node_selector=dict(compute.node_selector) or None,
             tolerations=pod.tolerations(compute),
             priority_class_name=compute.priority_class_name,
-            image_pull_secrets=[
-                V1LocalObjectReference(name=name) for name in compute.image_pull_secrets
-            ]
-            or None,
-            scheduling_group=V1PodSchedulingGroup(pod_group_name=group) if gang else None,
+            image_pull_secrets=secrets or None,
+            scheduling_group=_group(job, shape, platform),
             termination_grace_period_seconds=ceil(
                 duration_seconds(compute.termination_grace_period)
             ),
         ),
     )
+
+
+def _group(job: Job, shape: Shape, platform: Platform) -> V1PodSchedulingGroup | None:
+    if not needs_gang(job, shape, platform):
+        return None
+    name = names.attempt(job.short_name, job.metadata.name, shape.number)
+    return V1PodSchedulingGroup(pod_group_name=name)

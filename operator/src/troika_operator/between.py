@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from troika_api.contract import FailureClass
 from troika_api.v1alpha1.status import Attempt, ConditionType, Failure, Outcome, Phase
 
-from . import conditions, retry
+from . import conditions, report, retry
 from .conditions import Situation
 from .draft import Draft
 from .plan import Plan, Source
@@ -40,6 +40,7 @@ def look(draft: Draft) -> Plan:
     last = draft.newest
     if last is not None and last.outcome in GRACEFUL:
         draft.hear(last)
+        report.stop(draft.status)
     if draft.job.spec.policy.suspend:
         return _suspended(draft, last)
     if draft.invalid:

@@ -8,7 +8,13 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -81,6 +87,8 @@ class Telemetry:
     """The operator's own numbers."""
 
     def __init__(self, store: Store) -> None:
+        # A second series for each counter that says when it began, which nobody asks for.
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self.registry.register(Jobs(store))
         self._seconds = Histogram(

@@ -388,7 +388,8 @@ def test_suspend_writes_the_end_down_then_deletes_the_job_and_waits_for_its_pods
     assert story.phase() is Phase.SUSPENDING
     assert story.newest.outcome is Outcome.SUSPENDED
     assert story.deleted == ["Job/bert-prose-ptj-a0"]
-    saved = training(30, checkpoint=SavedCheckpoint(step=30, time=at(65).timestamp(), path="/x"))
+    point = SavedCheckpoint(step=30, time=at(65).timestamp(), path="/x")
+    saved = training(30, checkpoint=point, tokens_per_second=9.0, eta_seconds=9.0)
     word = LastWord(outcome="Terminated", status=saved)
     story.see_pods(
         pod_view(0, exit=exited(143, word=word), gone_by=at(180)), pod_view(1, gone_by=at(180))
@@ -403,6 +404,9 @@ def test_suspend_writes_the_end_down_then_deletes_the_job_and_waits_for_its_pods
     assert story.status.checkpoint.step == 30
     assert story.newest.last_step == 30
     assert story.status.failures == {}
+    assert story.status.throughput is None
+    assert story.status.progress is not None
+    assert (story.status.progress.eta, story.status.progress.stage) == (None, None)
 
 
 def test_a_pod_of_a_dead_node_is_not_waited_for() -> None:

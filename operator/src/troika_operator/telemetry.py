@@ -88,7 +88,7 @@ class Telemetry:
 
     def __init__(self, store: Store) -> None:
         # A second series for each counter that says when it began, which nobody asks for.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.registry.register(Jobs(store))
         self._seconds = Histogram(

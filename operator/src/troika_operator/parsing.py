@@ -56,6 +56,7 @@ def view_job(raw: Raw) -> JobView:
     conditions = _conditions(raw)
     annotations = meta.get("annotations") or {}
     annotation = annotations.get(ANNOTATION_SHAPE)
+    complete = _said(conditions.get("Complete"), "True")
     nodes = int(spec.get("parallelism") or 1)
     created = parse_time(meta.get("creationTimestamp"))
     assert created is not None
@@ -71,7 +72,8 @@ def view_job(raw: Raw) -> JobView:
         run_hash=str(annotations.get(ANNOTATION_RUN_HASH, "")),
         started=parse_time(status.get("startTime")),
         suspended=bool(spec.get("suspend")),
-        complete=_said(conditions.get("Complete"), "True") is not None,
+        complete=complete is not None,
+        completed=complete.time if complete else None,
         failed=_said(conditions.get("FailureTarget"), "True")
         or _said(conditions.get("Failed"), "True"),
         deleting="deletionTimestamp" in meta,

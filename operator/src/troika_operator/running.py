@@ -1,6 +1,6 @@
 """Decisions while an attempt is open: does it run, has it ended, and why."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from troika_api.contract import FailureClass
 from troika_api.v1alpha1.base import duration_seconds
@@ -21,6 +21,8 @@ from .views import JobView, PodView, Said
 PODS_EXIST_IN = timedelta(seconds=3)
 """Pods of an admitted Job that are not there after this time were refused by somebody."""
 ASK_AGAIN = timedelta(seconds=10)
+LATE_NEWS = timedelta(seconds=30)
+"""Longest wait for the last word of a complete Job whose pod is still there."""
 
 
 def look(draft: Draft, attempt: Attempt) -> Plan:
@@ -29,6 +31,9 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
     if view is None or view.deleting:
         return _taken_away(draft, attempt)
     pods = draft.observed.pods_of(attempt.number)
+    if view.complete and (wait := _last_word_is_due(view, pods, draft.now)) is not None:
+        draft.wake_at(wait)
+        return draft.plan()
     if view.complete and not _denied(pods):
         return succeed(draft, attempt, pods)
     if view.suspended and (pods or conditions.holds(draft.status, ConditionType.RUNNING)):
@@ -163,6 +168,17 @@ def _resized(draft: Draft, attempt: Attempt) -> bool:
         attempt.processes_per_node,
         attempt.gpus_per_node,
     )
+
+
+def _last_word_is_due(view: JobView, pods: tuple[PodView, ...], now: datetime) -> datetime | None:
+    """Until when to wait for rank 0's end: Jobs and pods are watched apart, and the news that a Job
+    is complete may come before the news of its pods, which bring the evaluation.
+    """
+    pod = rank_zero(pods)
+    if pod is None or pod.exit is not None or view.completed is None:
+        return None
+    until = view.completed + LATE_NEWS
+    return until if now < until else None
 
 
 def _denied(pods: tuple[PodView, ...]) -> bool:

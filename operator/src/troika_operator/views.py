@@ -79,6 +79,7 @@ class JobView:
     """When it was admitted: a suspended Job has not started."""
     suspended: bool = False
     complete: bool = False
+    completed: datetime | None = None
     failed: Said | None = None
     """FailureTarget or Failed: the Job controller has given the attempt up."""
     deleting: bool = False

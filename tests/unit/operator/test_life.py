@@ -141,6 +141,24 @@ def test_a_complete_job_keeps_the_last_word() -> None:
     assert story.deleted == []
 
 
+def test_the_last_word_may_come_after_the_news_that_the_job_is_complete() -> None:
+    story = running()
+    story.see_job(complete=True, completed=at(90))
+    assert story.look(91).requeue_after == 29
+    assert story.phase() is Phase.RUNNING
+    story.see_pods(pod_view(0, exit=exited(0, word=succeed_word())), pod_view(1, exit=exited(0)))
+    story.look(92)
+    assert story.phase() is Phase.SUCCEEDED
+    assert story.status.progress is not None
+
+
+def test_a_last_word_that_never_comes_does_not_hold_the_job_up() -> None:
+    story = running()
+    story.see_job(complete=True, completed=at(90))
+    story.look(120)
+    assert story.phase() is Phase.SUCCEEDED
+
+
 def test_a_complete_job_whose_pods_are_gone_says_what_is_known() -> None:
     story = running()
     story.see_pods()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
+from troika_api.contract import LABEL_QUEUE
 from troika_api.v1alpha1.compute import Compute
 from troika_api.v1alpha1.resource import ModelFrom
 
@@ -13,7 +14,11 @@ from .resources.config import model_from
 from .resources.labels import Job
 
 RESERVED_ENV = ("TROIKA_", "PET_")
-RESERVED_KEYS = ("troika.dev/", "kubernetes.io/", "k8s.io/", "batch.kubernetes.io/")
+RESERVED_DOMAINS = frozenset(
+    {"troika.dev", "kubernetes.io", "k8s.io", "batch.kubernetes.io", "app.kubernetes.io"}
+)
+"""What the operator and the Job controller set. Other domains below kubernetes.io stay open: their
+keys are made for pods, such as the cluster autoscaler's safe-to-evict."""
 _KEY_NAME = re.compile(r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 _KEY_PREFIX = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 _VALUE = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
@@ -113,7 +118,9 @@ def _keys(path: str, pairs: dict[str, str]) -> Iterator[str]:
             yield f"{path}: {key!r} is no valid key: expected NAME or DOMAIN/NAME"
         elif path.endswith("nodeSelector"):
             pass
-        elif prefix and f"{prefix}/".endswith(RESERVED_KEYS):
+        elif key == LABEL_QUEUE:
+            yield f"{path}: {key} is set by the operator: expected compute.queue in its place"
+        elif prefix in RESERVED_DOMAINS:
             yield f"{path}: {key} is reserved: expected a key of a domain of your own"
         if not path.endswith("annotations") and not _VALUE.match(value):
             yield f"{path}: {key}: {value!r} is no valid value: expected 63 of [A-Za-z0-9_.-]"

@@ -27,6 +27,14 @@ WRONG: list[tuple[Job, str]] = [
         "spec.compute.annotations: batch.kubernetes.io/x is reserved",
     ),
     (
+        pretrain(spec__compute__labels={"app.kubernetes.io/name": "x"}),
+        "spec.compute.labels: app.kubernetes.io/name is reserved",
+    ),
+    (
+        pretrain(spec__compute__labels={"kueue.x-k8s.io/queue-name": "research"}),
+        "spec.compute.labels: kueue.x-k8s.io/queue-name is set by the operator: expected compute",
+    ),
+    (
         pretrain(spec__compute__labels={"a b": "x"}),
         "spec.compute.labels: 'a b' is no valid key: expected NAME or DOMAIN/NAME",
     ),
@@ -71,6 +79,11 @@ def test_a_mistake_is_named(job: Job, expected: str) -> None:
 @pytest.mark.parametrize("job", [pretrain(), finetune()])
 def test_the_examples_are_right(job: Job) -> None:
     assert problems(job) == []
+
+
+def test_annotations_for_other_programs_of_the_cluster_are_kept() -> None:
+    wanted = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    assert problems(pretrain(spec__compute__annotations=wanted)) == []
 
 
 def test_a_node_selector_may_use_the_clusters_own_keys() -> None:

@@ -49,7 +49,9 @@ images: ## Build both images and load them into the embedded cluster
 cluster-up: ## Start the embedded cluster, or reuse the one that runs
 	@$(CLUSTER_CLI) up
 
-cluster-down clean-cluster: ## Stop it and leave nothing running or mounted; caches stay
+cluster-down: clean-cluster
+
+clean-cluster: ## Stop the cluster and leave nothing running or mounted; caches stay
 	@$(CLUSTER_CLI) down
 
 kubeconfig: ## Path of the embedded cluster's kubeconfig

@@ -65,7 +65,7 @@ def build(_: argparse.Namespace) -> int:
 
 def load_image(arguments: argparse.Namespace) -> int:
     """Build images where their sources changed, load them, and print their names."""
-    cluster = up.ensure_up()
+    cluster = up.ensure_up(*arguments.target)
     for target in arguments.target:
         print(cluster.image(target))
     return 0

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from pathlib import Path
 from cluster.errors import CommandError
 
 Argument = str | Path | int
+
+SECONDS_OF_SILENCE = 30.0
+"""A person at the terminal wonders after that."""
 
 
 def run(
@@ -64,9 +68,19 @@ def say(message: str) -> None:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Report how long a stage took, once it is done."""
+    """Report how long a stage took, once it is done, and that it goes on where that is long."""
     began = time.monotonic()
-    yield
+    ended = threading.Event()
+
+    def reassure() -> None:
+        while not ended.wait(SECONDS_OF_SILENCE):
+            say(f"... {name} ({time.monotonic() - began:.0f} s so far)")
+
+    threading.Thread(target=reassure, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
     say(f"{name} ({time.monotonic() - began:.1f} s)")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,19 @@ class Cluster:
         node.advertise_gpus(self.admin, count)
 
 
-def ensure_up() -> Cluster:
-    """Return a healthy cluster made from this checkout's inputs; start it where there is none."""
+def ensure_up(*targets: str) -> Cluster:
+    """Return a healthy cluster made from this checkout's inputs; start it where there is none.
+
+    Args:
+        targets: Images of the Dockerfile that are built beside the cluster's programs: compiling
+            keeps the cores busy, an image the network and the disk.
+    """
     machine.require()
     packages.ensure()
-    programs = binaries.ensure()
-    pause, base = baseimages.ensure_pause(), baseimages.ensure_base()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        built = pool.submit(_build_images, targets)
+        programs = binaries.ensure()
+        pause, base = built.result()
     inputs = _inputs(programs, base.name)
     kubectl = Kubectl(programs["kubectl"])
     with exclusive(PLACES.lock):
@@ -98,6 +106,14 @@ def ensure_up() -> Cluster:
                 )
             )
     return running()
+
+
+def _build_images(targets: Iterable[str]) -> tuple[Image, Image]:
+    """Build the pause image, the base, and images on top of it."""
+    pause, base = baseimages.ensure_pause(), baseimages.ensure_base()
+    for target in targets:
+        images.ensure_built(images.source_of(target))
+    return pause, base
 
 
 def running() -> Cluster:

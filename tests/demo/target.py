@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.images import TARGETS
 from cluster.up import ensure_up
 
 from .shell import Argument, DemoError, run
@@ -73,7 +74,7 @@ def find(environment: Mapping[str, str] = os.environ) -> Target:
 
 
 def _embedded() -> Target:
-    cluster = ensure_up()
+    cluster = ensure_up(*TARGETS)
     kubeconfig = str(cluster.kubeconfig)
     return Target(
         kubectl_command=(str(cluster.kubectl), "--kubeconfig", kubeconfig),

@@ -13,6 +13,8 @@ RUN := $(UV) run --frozen --group dev
 CLUSTER_CLI := PYTHONPATH=tests $(PYTHON) -m cluster
 CLUSTER ?= embedded
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help demo test check lint gen images cluster-up cluster-down clean-cluster kubeconfig \
 	prepare venv unit
@@ -26,6 +28,15 @@ demo: venv ## Pretrain, fine-tune and watch a model on a real cluster
 test: prepare ## Every test, the real-cluster ones included
 	@$(MAKE) check
 	@$(RUN) pytest $(PYTEST_ARGS)
+
+chaos-trainer: venv ## Kill a training run 30 times; its weights must be those of a calm one
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) python -m chaos $(CHAOS_ARGS)
+
+bench-checkpoint: venv ## For how long a save holds up training, against synchronous ones
+	@PYTHONPATH=tests $(RUN) python -m bench.checkpoint
+
+bench-trainer: venv ## Our trainer against transformers' Trainer; BENCH_ARGS="--only clm" for one
+	@PYTHONPATH=tests $(RUN) python -m bench.trainer $(BENCH_ARGS)
 
 unit: venv ## The tests that need no cluster
 	@$(RUN) pytest tests/unit tests/golden $(PYTEST_ARGS)

@@ -1,8 +1,19 @@
 """The order of the whole run: fast and independent first, what kills the cluster last."""
 
+import os
+
 import pytest
 
 FOLDERS = ("unit", "golden", "chart", "integration", "e2e", "observability")
+
+
+def pytest_configure() -> None:
+    """No test asks the Hugging Face hub, and tiny models get a thread: more only wait, spinning.
+
+    The trainer takes all cores unless this variable says otherwise, whatever torch was told before.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

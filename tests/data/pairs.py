@@ -1,7 +1,6 @@
 """Pairs of texts: translations, instructions with their answers, and preferences."""
 
 import struct
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,25 +78,28 @@ def instructions(out: Path) -> list[str]:
 
 
 def preference(out: Path) -> list[str]:
-    """Right against wrong definitions: {"prompt", "chosen", "rejected"}. Debian's `wordnet-base`.
+    """Sentences against jumbles: {"prompt", "chosen", "rejected"}. Debian's `wordnet-base`.
 
-    Rule: chosen is the definition of the word that the prompt asks for; rejected is that of
-    another word of the same class and split. Each definition is chosen once and rejected once,
-    so whoever does not read the prompt is right half of the time.
+    Rule: chosen is the definition of the word that the prompt asks for; rejected has the words of
+    the same definition in another order. So whoever only knows which words are frequent, or how
+    long a good answer is, is right half of the time. Definitions of three words or fewer, and
+    those whose jumble is the sentence, are left out.
     """
     root, parts = split_entries()
     for name, part in parts.items():
-        classes: dict[str, list[Entry]] = defaultdict(list)
-        for entry in part:
-            classes[entry.label].append(entry)
         rows = [
-            {"prompt": ask(entry), "chosen": entry.definition, "rejected": other.definition}
-            for members in classes.values()
-            if len(members) > 1
-            for entry, other in zip(members, [*members[1:], members[0]], strict=True)
+            {"prompt": ask(entry), "chosen": entry.definition, "rejected": jumbled}
+            for entry in part
+            if (jumbled := jumble(entry.definition)) != entry.definition and jumbled.count(" ") > 2
         ]
-        write_jsonl(out / f"{name}.jsonl", shuffled(rows, lambda row: str(row["prompt"])))
+        write_jsonl(out / f"{name}.jsonl", rows)
     return [packages.version(root)]
+
+
+def jumble(sentence: str) -> str:
+    """The words of a sentence in an order that looks random and depends on the sentence alone."""
+    words = enumerate(sentence.split())
+    return " ".join(word for _, word in shuffled(words, lambda item: f"{sentence} {item[0]}"))
 
 
 def split_entries() -> tuple[Path, dict[str, list[Entry]]]:

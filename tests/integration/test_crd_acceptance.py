@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cluster.up import Cluster, ensure_up
-from integration.bad_manifests import IMMUTABLE, MISTAKES, MUTABLE, REMOVED, Mistake
+from integration.bad_manifests import ALL, IMMUTABLE, MISTAKES, MUTABLE, REMOVED, Mistake
 
 pytestmark = pytest.mark.cluster
 
@@ -34,6 +34,10 @@ def kubectl(
 
 def changed(example: str, at: str, value: Any) -> dict[str, Any]:
     body: dict[str, Any] = yaml.safe_load((EXAMPLES / example).read_text())
+    body["metadata"]["namespace"] = NAMESPACE
+    if at == ALL:
+        body["spec"] |= value
+        return body
     *parents, last = at.split(".")
     node = body["spec"]
     for key in parents:
@@ -42,7 +46,6 @@ def changed(example: str, at: str, value: Any) -> dict[str, Any]:
         del node[last]
     else:
         node[last] = copy.deepcopy(value)
-    body["metadata"]["namespace"] = NAMESPACE
     return body
 
 

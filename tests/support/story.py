@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from troika_api.contract import LastWord, TrainerStatus
 from troika_api.v1alpha1.status import Attempt, Condition, ConditionType, JobStatus, Phase
 from troika_operator import conditions
 from troika_operator.decide import decide
@@ -12,7 +13,7 @@ from troika_operator.plan import Observed, Plan
 from troika_operator.resources.labels import Job
 from troika_operator.views import JobView, PodView
 
-from .views import PLATFORM, START, at, job_view, pod_view
+from .views import PLATFORM, START, at, job_view, pod_view, pretrain
 
 
 @dataclass
@@ -99,3 +100,28 @@ class Story:
 
 
 __all__ = ["Story", "job_view"]
+
+
+def training(step: int, **facts: Any) -> TrainerStatus:
+    """What rank 0 says at a step."""
+    return TrainerStatus(
+        **{"stage": "Training", "step": step, "total_steps": 100, "first_step": 1, **facts}
+    )
+
+
+def running(**changes: Any) -> Story:
+    """A job whose first attempt runs."""
+    story = Story(pretrain(**changes))
+    story.look(0)
+    story.run()
+    return story
+
+
+def succeed_word(**facts: Any) -> LastWord:
+    """What rank 0 says last."""
+    return LastWord(
+        outcome="Succeeded",
+        status=training(100, stage="Done", loss=1.23456, tokens_per_second=999.6),
+        model_path="/mnt/troika/models/bert-prose",
+        **facts,
+    )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .v1alpha1.base import INT_OR_STRING
 from .v1alpha1.finetune import FinetuneJob
 from .v1alpha1.pretrain import PretrainJob
 from .v1alpha1.resource import GROUP, PRINTER_COLUMNS, VERSION, Resource
@@ -49,6 +50,9 @@ def _resolve(node: Schema, definitions: Schema) -> Schema:
         if len(options) != 1:
             raise ValueError(f"a structural schema has no unions: {options}")
         node = _merge(options[0], node)
+        if node.get(INT_OR_STRING):
+            node.pop("anyOf")  # its CEL rule says which numbers and which texts
+            return node
     if "allOf" in node:
         for part in node.pop("allOf"):
             node = _merge(part, node)

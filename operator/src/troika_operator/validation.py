@@ -44,7 +44,10 @@ def readable(error: ValidationError) -> str:
 
 def _places(job: Job) -> Iterator[str]:
     spec = job.spec
-    for path, uri in (("checkpoint.uri", spec.checkpoint.uri), ("output.uri", spec.output.uri)):
+    written = {"checkpoint.uri": spec.checkpoint.uri, "output.uri": spec.output.uri}
+    if spec.data.cache:
+        written["data.cache.uri"] = spec.data.cache.uri
+    for path, uri in written.items():
         if not uri.startswith("pvc://"):
             yield f"spec.{path}: {uri} is no volume: expected pvc://CLAIM/PATH"
     if spec.checkpoint.uri.rstrip("/") == spec.output.uri.rstrip("/"):
@@ -55,8 +58,7 @@ def _places(job: Job) -> Iterator[str]:
         "data.train.uri": data.train.uri,
         "data.validation.uri": data.validation.uri,
         "data.test.uri": test.uri if test else None,
-        "checkpoint.uri": spec.checkpoint.uri,
-        "output.uri": spec.output.uri,
+        **written,
     }
     for path, place in places.items():
         if place and place.startswith("pvc://"):

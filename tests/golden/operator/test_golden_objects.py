@@ -1,5 +1,6 @@
 """Manifest in, objects out. After a change that is meant: `python -m support.golden`."""
 
+import json
 from typing import Any
 
 import pytest
@@ -52,6 +53,17 @@ def test_what_is_only_read_is_mounted_so() -> None:
     assert "readOnly" not in mounts["pvc-models"]
 
 
+def test_a_cache_is_mounted_to_be_written() -> None:
+    job = finetune(spec__data__cache={"uri": "pvc://corpus/cache"})
+    mounts = {m["name"]: m for m in made(job)["containers"][0]["volumeMounts"]}
+    assert "readOnly" not in mounts["pvc-corpus"], "it shares its claim with the data"
+    objects = attempt_objects(job, Shape.wanted(job.spec.compute, number=0), PLATFORM, None)
+    config = next(part for part in objects.shared if part["kind"] == "ConfigMap")
+    run = RUN.validate_json(config["data"]["run.json"])
+    assert run.data.cache
+    assert run.data.cache.uri == "/mnt/troika/corpus/cache"
+
+
 def test_a_restricted_namespace_takes_the_pods() -> None:
     pod = made(pretrain())
     (container,) = pod["containers"]
@@ -95,6 +107,30 @@ def test_a_secret_becomes_a_reference() -> None:
         "name": "HF_TOKEN",
         "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}},
     } in container["env"]
+
+
+def test_the_keys_of_trackers_are_references_to_the_secret_and_stand_in_no_run_file() -> None:
+    tracking = {"mlflow": {"uri": "https://mlflow.test"}, "secret": {"name": "keys"}}
+    own = {"name": "MLFLOW_TRACKING_TOKEN", "value": "mine"}
+    job = pretrain(spec__tracking=tracking, spec__compute__env=[own])
+    (container,) = made(job)["containers"]
+    references = {
+        variable["name"]: variable["valueFrom"]["secretKeyRef"]
+        for variable in container["env"]
+        if "secretKeyRef" in variable.get("valueFrom", {})
+    }
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY")
+    assert references == {name: {"name": "keys", "key": name, "optional": True} for name in names}
+    assert own in container["env"]
+    objects = attempt_objects(job, Shape.wanted(job.spec.compute, number=0), PLATFORM, None)
+    config = next(part for part in objects.shared if part["kind"] == "ConfigMap")
+    run = json.loads(config["data"]["run.json"])
+    assert run["tracking"] == {"mlflow": {"uri": "https://mlflow.test", "experiment": "troika"}}
+
+
+def test_without_a_secret_there_are_no_keys() -> None:
+    (container,) = made(pretrain(spec__tracking={"wandb": {"project": "a"}}))["containers"]
+    assert not any("secretKeyRef" in e.get("valueFrom", {}) for e in container["env"])
 
 
 def test_attempts_differ_in_what_keeps_them_apart() -> None:

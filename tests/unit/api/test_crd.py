@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from troika_api.__main__ import render
 from troika_api.crd import KINDS, definition, structural
 from troika_api.metrics import OPERATOR_METRICS, TRAINER_METRICS
+from troika_api.v1alpha1.base import INT_OR_STRING
 
 ROOT = Path(__file__).parents[3]
 
@@ -41,7 +42,7 @@ def test_the_committed_crd_is_what_the_models_say(name: str) -> None:
 @pytest.mark.parametrize("schema", schemas())
 def test_every_node_is_typed_and_has_no_leftovers_of_json_schema(schema: dict[str, Any]) -> None:
     for path, node in nodes(schema):
-        assert "type" in node, path
+        assert "type" in node or node.get(INT_OR_STRING), path
         leftovers = {"$ref", "anyOf", "allOf", "title", "const", "$defs"} & node.keys()
         assert not leftovers, f"{path}: {leftovers}"
 
@@ -58,9 +59,9 @@ def test_every_field_says_what_it_is_for(schema: dict[str, Any]) -> None:
 @pytest.mark.parametrize("schema", schemas())
 def test_strings_lists_and_maps_of_the_spec_are_bounded(schema: dict[str, Any]) -> None:
     for path, node in nodes(schema["properties"]["spec"]):
-        if node["type"] == "string" and "enum" not in node:
+        if node.get("type") == "string" and "enum" not in node:
             assert "maxLength" in node, path
-        if node["type"] == "array":
+        if node.get("type") == "array":
             assert "maxItems" in node, path
         if isinstance(node.get("additionalProperties"), dict):
             assert "maxProperties" in node, path
@@ -72,6 +73,17 @@ def test_a_union_is_refused_since_kubernetes_has_none() -> None:
 
     with pytest.raises(ValueError, match="no unions"):
         structural(Model.model_json_schema())
+
+
+def test_the_union_that_kubernetes_has_is_bounded_by_a_rule() -> None:
+    (node,) = [
+        node
+        for path, node in nodes(
+            definition(KINDS[0])["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        )
+        if path == ".spec.training.microBatchSize"
+    ]
+    assert node.keys() == {INT_OR_STRING, "x-kubernetes-validations", "description"}
 
 
 def test_exclusive_bounds_take_the_form_of_openapi_3_0() -> None:

@@ -55,6 +55,14 @@ WRONG: list[tuple[Job, str]] = [
         "spec.checkpoint.uri: https://example.com/x is no volume: expected pvc://CLAIM/PATH",
     ),
     (
+        pretrain(spec__data__cache={"uri": "/data/cache"}),
+        "spec.data.cache.uri: /data/cache is no volume: expected pvc://CLAIM/PATH",
+    ),
+    (
+        finetune(spec__data__cache={"uri": "pvc://Cache/x"}),
+        "spec.data.cache.uri: 'Cache' is no name of a PersistentVolumeClaim",
+    ),
+    (
         pretrain(spec__output={"uri": "/data/out"}),
         "spec.output.uri: /data/out is no volume: expected pvc://CLAIM/PATH",
     ),

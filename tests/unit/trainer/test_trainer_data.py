@@ -1,7 +1,10 @@
 """Rows are read from any format, and a bad one is named with file, line and column."""
 
+import errno
+import fcntl
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,17 @@ from support.trainer_runs import finetune_run, pretrain_run, train_here
 from troika_api.v1alpha1.data import FileFormat
 from troika_api.v1alpha1.run import RUN
 from troika_trainer import shards
-from troika_trainer.data import Sources, fingerprint, make_directory
+from troika_trainer.data import fingerprint, make_directory
 from troika_trainer.errors import DataError, StorageError
 from troika_trainer.rows import find_files, read_rows
 from troika_trainer.shards import ColumnType, Store, Writer
+from troika_trainer.sources import Sources
 
 ROWS = [{"text": "Grüße, Welt", "n": 1}, {"text": 'two\nlines and "quotes"', "n": 2}]
+
+
+def calm() -> None:
+    """Nobody has to know."""
 
 
 def read(uri: str, kind: FileFormat = FileFormat.AUTO) -> list[dict[str, Any]]:
@@ -216,10 +224,122 @@ def test_a_directory_that_could_not_be_filled_is_not_there(tmp_path: Path) -> No
         raise DataError("no")
 
     with pytest.raises(DataError):
-        make_directory(tmp_path / "data", fail)
-    assert not (tmp_path / "data").exists()
-    make_directory(tmp_path / "data", lambda _: None)
-    make_directory(tmp_path / "data", fail)
+        make_directory(tmp_path / "data", fail, calm)
+    assert [path.name for path in tmp_path.iterdir()] == [".data.lock"]
+    make_directory(tmp_path / "data", lambda _: None, calm)
+    make_directory(tmp_path / "data", fail, calm)
+
+
+def test_who_comes_second_waits_and_takes_what_the_first_has_made(tmp_path: Path) -> None:
+    made: list[Path] = []
+    begun, waiting = threading.Event(), threading.Event()
+
+    def fill(staged: Path) -> None:
+        made.append(staged)
+        begun.set()
+        assert waiting.wait(60)
+
+    first = threading.Thread(target=make_directory, args=(tmp_path / "data", fill, calm))
+    first.start()
+    assert begun.wait(60)
+    make_directory(tmp_path / "data", fill, waiting.set)
+    first.join()
+    assert len(made) == 1
+    assert (tmp_path / "data").is_dir()
+
+
+def test_what_is_there_can_be_used_while_somebody_holds_the_lock(tmp_path: Path) -> None:
+    make_directory(tmp_path / "data", lambda _: None, calm)
+    with (tmp_path / ".data.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def waiting() -> None:
+            raise AssertionError("it waits")
+
+        make_directory(tmp_path / "data", lambda _: None, waiting)
+
+
+def test_what_was_left_of_a_killed_one_goes(tmp_path: Path) -> None:
+    left = tmp_path / ".data.tmp-123-abc"
+    left.mkdir()
+    (left / "half").write_text("x")
+    make_directory(tmp_path / "data", lambda _: None, calm)
+    assert not left.exists()
+
+
+def test_without_locks_two_make_the_same_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("troika_trainer.data.fcntl.flock", no_locks)
+
+    def slow(staged: Path) -> None:
+        (staged / "rows").write_text("same")
+        make_directory(tmp_path / "data", quick, calm)  # somebody is faster
+
+    def quick(staged: Path) -> None:
+        (staged / "rows").write_text("same")
+
+    make_directory(tmp_path / "data", slow, calm)
+    assert (tmp_path / "data" / "rows").read_text() == "same"
+    assert not list(tmp_path.glob(".data.tmp-*"))
+
+
+def test_a_full_disk_is_said_with_its_place(tmp_path: Path) -> None:
+    def fill(_staged: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError) as caught:
+        make_directory(tmp_path / "data", fill, calm)
+    assert str(caught.value).startswith(
+        f"cannot write {tmp_path / 'data'}: No space left on device ("
+    )
+    assert "data.cache.uri" in (caught.value.remedy or "")
+
+
+def test_another_job_uses_what_the_first_has_tokenized(tmp_path: Path) -> None:
+    cache = {"uri": str(tmp_path / "cache")}
+    runs = [
+        pretrain_run(tmp_path / name, data={"cache": cache}, training={"steps": 1, "seed": seed})
+        for seed, name in enumerate(("first", "second"))
+    ]
+    train_here(runs[0])
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    assert {path.name.partition("-")[0] for path in (tmp_path / "cache").glob("[!.]*")} == {
+        "tokenizer",
+        "data",
+    }
+    train_here(runs[1])
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    assert {path: at for path, at in after.items() if not path.name.endswith(".lock")} == {
+        path: at for path, at in made.items() if not path.name.endswith(".lock")
+    }
+    assert not (tmp_path / "second" / "checkpoints" / "cache").exists()
+
+
+def test_a_cache_needs_a_file_system(tmp_path: Path) -> None:
+    run = pretrain_run(tmp_path, data={"cache": {"uri": "s3://bucket/cache"}})
+    with pytest.raises(StorageError, match=r"data\.cache\.uri s3://bucket/cache: expected"):
+        train_here(run)
+
+
+def test_portions_depend_on_sizes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, size in enumerate((5, 1, 1, 9, 2, 2, 2)):
+        (tmp_path / f"{number}.txt").write_text("x" * size)
+    changes = {"train": {"uri": str(tmp_path)}, "validation": {"fraction": 0.1}}
+    found = Sources.of(RUN.validate_python(pretrain_run(tmp_path, data=changes)))
+
+    def cut() -> list[str]:
+        return [
+            "".join(Path(file.path).stem for file in part.train) for part in found.portions("train")
+        ]
+
+    monkeypatch.setattr("troika_trainer.sources.SMALLEST_PORTION", 4)
+    assert cut() == ["0", "123", "45", "6"]
+    monkeypatch.setattr("troika_trainer.sources.MOST_PORTIONS", 2)
+    assert cut() == ["0123", "456"]
 
 
 def test_fingerprints_differ_with_what_made_them() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.trainer_runs import pretrain_run, write_run
+from support.trainer_runs import finetune_run, pretrain_run, write_run
 from troika_api.contract import (
     ENV_TERMINATION_LOG,
     MAX_TERMINATION_MESSAGE_BYTES,
@@ -166,7 +166,10 @@ def test_the_last_word_goes_nowhere_where_there_is_no_place_for_it(
     ("changes", "message"),
     [
         ({"training": {"stepz": 3}}, "training.stepz: Extra inputs are not permitted"),
-        ({"objective": "Guessing"}, "objective: Input should be 'MaskedLM' or 'CausalLM'"),
+        (
+            {"objective": "Guessing"},
+            "objective: Input should be 'MaskedLM', 'CausalLM', 'Denoising' or 'MaskedImage'",
+        ),
         ({"training": {"steps": None}}, "training: set exactly one of steps, tokens and epochs"),
         ({"training": {"epochs": 2}}, "training: set exactly one of steps, tokens and epochs"),
         ({"model": {"path": "/m"}}, "model: set exactly one of config and path"),
@@ -174,6 +177,10 @@ def test_the_last_word_goes_nowhere_where_there_is_no_place_for_it(
         (
             {"training": {"microBatchSize": 9}},
             "training.microBatchSize 9 must not be larger than globalBatchSize 8",
+        ),
+        (
+            {"training": {"microBatchSize": "Most"}},
+            "training.microBatchSize: Input should be 'Auto'",
         ),
         ({"checkpoint": {"interval": "often"}}, "checkpoint.interval: String should match"),
         ({"output": None}, "output: Field required"),
@@ -185,6 +192,22 @@ def test_a_bad_run_file_is_explained_by_field(
     path = write_run(tmp_path / "run.json", pretrain_run(tmp_path, **changes))
     with pytest.raises(errors.ConfigError) as caught:
         read_run(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"sharding": "FSDP"}, "training.sharding: QLoRA cannot be sharded"),
+        ({"precision": "FP8"}, "training.precision: QLoRA computes in BF16"),
+    ],
+)
+def test_what_does_not_go_with_weights_in_4_bits(
+    tmp_path: Path, training: dict[str, object], message: str
+) -> None:
+    run = finetune_run(tmp_path, model=tmp_path, method={"type": "QLoRA"}, training=training)
+    with pytest.raises(errors.ConfigError) as caught:
+        read_run(write_run(tmp_path / "run.json", run))
     assert message in str(caught.value)
 
 

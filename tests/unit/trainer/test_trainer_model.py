@@ -6,69 +6,47 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from support.trainer_runs import LICENSE, TINY_BERT, finetune_run, pretrain_run
+from support.language_tasks import (
+    ARCHITECTURES,
+    CAUSAL,
+    SIZE,
+    batch_of,
+    causal,
+    masked,
+    run_with,
+    texts,
+)
+from support.trainer_runs import TINY_BERT, finetune_run
 from troika_api.v1alpha1.data import TokenizerTraining
-from troika_api.v1alpha1.run import RUN, FinetuneRun, Objective, PretrainRun, Task
+from troika_api.v1alpha1.run import RUN, FinetuneRun, Objective, PretrainRun
+from troika_api.v1alpha1.tasks import Task
 from troika_trainer.batch import Batch
 from troika_trainer.errors import ConfigError
 from troika_trainer.flops import flop_counter
+from troika_trainer.heads import Head
 from troika_trainer.model import build_model, longest_input
 from troika_trainer.tasks import task_class
+from troika_trainer.tasks.base import Task as AnyTask
 from troika_trainer.tasks.causal_lm import CausalLM
-from troika_trainer.tasks.masked_lm import HeadWhereAsked, MaskedLM
+from troika_trainer.tasks.denoising import Denoising, sentinels
+from troika_trainer.tasks.masked_lm import MaskedLM
+from troika_trainer.tasks.seq2seq import Seq2Seq
 from troika_trainer.tokenizer import train_tokenizer
 
-SIZE = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
+TWO_SIDED: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "d_kv": 24, "d_ff": 64, "num_layers": 2, "num_heads": 2},
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 96,
+    },
 }
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "bert": SIZE,
-    "roberta": SIZE,
-    "electra": {**SIZE, "embedding_size": 16},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
-    "modernbert": SIZE,
-    "deberta-v2": SIZE,
-    "albert": {**SIZE, "embedding_size": 16},
-}
-CAUSAL: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
-    "llama": {**SIZE, "num_key_value_heads": 1},
-    "qwen3": {**SIZE, "num_key_value_heads": 1, "head_dim": 16},
-}
-
-
-def texts() -> list[str]:
-    return LICENSE.read_text().splitlines()
-
-
-def run_with(config: dict[str, Any], **changes: Any) -> PretrainRun:
-    run = RUN.validate_python(pretrain_run(Path("/x"), model={"config": None}, **changes))
-    assert isinstance(run, PretrainRun)
-    run.model.config = config
-    return run
-
-
-def masked(config: dict[str, Any], *, algorithm: str = "WordPiece") -> MaskedLM:
-    run = run_with(config)
-    spec = TokenizerTraining(vocab_size=300)
-    words = train_tokenizer(texts, spec, algorithm=algorithm, bidirectional=True)
-    return MaskedLM(run, words)
-
-
-def causal(config: dict[str, Any]) -> CausalLM:
-    run = run_with(config)
-    spec = TokenizerTraining(vocab_size=300)
-    words = train_tokenizer(texts, spec, algorithm="ByteLevelBPE", bidirectional=False)
-    return CausalLM(run, words)
-
-
-def batch_of(task: MaskedLM | CausalLM, *, samples: int = 4, length: int = 32) -> Batch:
-    ids = torch.arange(samples * length).reshape(samples, length).numpy() % 250 + 40
-    return task.collate(ids, torch.arange(samples).numpy(), torch.zeros(samples).long().numpy())
 
 
 @pytest.mark.parametrize("kind", [*Objective, *Task])
@@ -92,8 +70,8 @@ def test_the_head_on_masked_positions_gives_the_logits_of_the_whole(kind: str) -
     batch = batch_of(task)
     where = (batch.labels != -100).nonzero(as_tuple=True)
     full = model(**batch.inputs).logits[where]
-    head = HeadWhereAsked(model)
-    assert head._exact, f"{kind} runs its head everywhere"
+    head = Head(model)
+    assert head.picks, f"{kind} runs its head everywhere"
     assert torch.allclose(head.logits(model, batch, where), full, atol=1e-5)
     assert torch.equal(model(**batch.inputs).logits[where], full), "and is itself otherwise"
 
@@ -102,8 +80,8 @@ def test_a_head_that_looks_around_is_run_everywhere() -> None:
     task = masked(TINY_BERT)
     model = build_model(task.run, task).train(mode=False)
     model.cls.register_forward_pre_hook(lambda _, args: (args[0] - args[0].mean(1, keepdim=True),))
-    head = HeadWhereAsked(model)
-    assert not head._exact
+    head = Head(model)
+    assert not head.picks
     batch = batch_of(task)
     where = (batch.labels != -100).nonzero(as_tuple=True)
     assert torch.equal(head.logits(model, batch, where), model(**batch.inputs).logits[where])
@@ -194,14 +172,11 @@ def test_vocabulary_and_special_tokens_come_from_the_tokenizer() -> None:
 def test_counted_flops_are_those_that_torch_counts(kind: str) -> None:
     task = causal({"model_type": kind, **CAUSAL[kind], "max_position_embeddings": 64})
     model = build_model(task.run, task)
+    task.attach(model)
     batch = batch_of(task, samples=2, length=64)
     ours = flop_counter(model).count(tokens=batch.tokens, heads=batch.tokens, pairs=batch.pairs)
-    model.set_attn_implementation("eager")
-    with FlopCounterMode(display=False) as counter:
-        loss, _ = task.forward(model.train(), batch)
-        torch.autograd.backward(loss)
     # torch counts no gradient for the input of the first layer, and rotary tables besides.
-    assert ours == pytest.approx(counter.get_total_flops(), rel=0.03)
+    assert ours == pytest.approx(counted_by_torch(task, model, batch), rel=0.03)
 
 
 def test_flops_of_a_masked_model_count_its_head_on_masked_positions() -> None:
@@ -210,8 +185,65 @@ def test_flops_of_a_masked_model_count_its_head_on_masked_positions() -> None:
     task.attach(model)
     batch = batch_of(task)
     ours = flop_counter(model).count(tokens=batch.tokens, heads=batch.weight, pairs=batch.pairs)
+    assert ours == pytest.approx(counted_by_torch(task, model, batch), rel=0.03)
+
+
+@pytest.mark.parametrize("kind", TWO_SIDED)
+def test_flops_of_a_denoiser_count_each_side_on_its_own_tokens(kind: str) -> None:
+    config = {"model_type": kind, **TWO_SIDED[kind]}
+    run = run_with(config).model_copy(update={"objective": Objective.DENOISING})
+    words = train_tokenizer(
+        texts,
+        TokenizerTraining(vocab_size=500),
+        algorithm="ByteLevelBPE",
+        bidirectional=True,
+        extra=sentinels(run),
+    )
+    task = Denoising(run, words)
+    model = build_model(run, task)
+    batch = batch_of(task, samples=8, length=64, first=150)  # below stand sentinels
+    counter = task.flop_counter(model)
+    assert counter
+    ours = counter.count(tokens=batch.tokens, heads=batch.weight, pairs=batch.pairs)
+    assert ours == pytest.approx(counted_by_torch(task, model, batch), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", TWO_SIDED)
+def test_flops_of_a_translator_count_each_side_on_its_own_tokens(kind: str, tmp_path: Path) -> None:
+    config = {"model_type": kind, **TWO_SIDED[kind], "vocab_size": 300, "pad_token_id": 0}
+    words = train_tokenizer(
+        texts, TokenizerTraining(vocab_size=300), algorithm="ByteLevelBPE", bidirectional=True
+    )
+    changes = {"task": "Seq2Seq", "data": {"test": None}}
+    run = RUN.validate_python(finetune_run(tmp_path, model=tmp_path, **changes))
+    task = Seq2Seq(run, words)
+    auto: Any = AutoModelForSeq2SeqLM
+    model = auto.from_config(AutoConfig.for_model(**{**config, "decoder_start_token_id": 0}))
+    task.attach(model)
+    batch = Batch(
+        inputs={"input_ids": torch.full((2, 50), 77)},
+        labels=torch.full((2, 12), 99),
+        weight=2 * 12,
+        tokens=2 * (50 + 12),
+        pairs=2 * (50**2 + 12**2 + 50 * 12),
+    )
+    counter = task.flop_counter(model)
+    assert counter
+    ours = counter.count(tokens=batch.tokens, heads=batch.weight, pairs=batch.pairs)
+    assert ours == pytest.approx(counted_by_torch(task, model, batch), rel=0.03)
+
+
+def counted_by_torch(task: AnyTask, model: PreTrainedModel, batch: Batch) -> int:
     model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         loss, _ = task.forward(model.train(), batch)
         torch.autograd.backward(loss)
-    assert ours == pytest.approx(counter.get_total_flops(), rel=0.03)
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("kind", [*ARCHITECTURES, *CAUSAL])
+def test_attention_is_torchs_own_wherever_the_architecture_can(kind: str) -> None:
+    config = {"model_type": kind, **ARCHITECTURES.get(kind, CAUSAL.get(kind, {}))}
+    task: MaskedLM | CausalLM = masked(config) if kind in ARCHITECTURES else causal(config)
+    used = build_model(task.run, task).config._attn_implementation
+    assert used == ("eager" if kind == "deberta-v2" else "sdpa")

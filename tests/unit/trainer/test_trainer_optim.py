@@ -74,7 +74,6 @@ def test_checkpoints_by_steps_or_by_the_clock(tmp_path: Path) -> None:
     assert [step for step in range(13) if schedule.saves_at(step)] == [5, 10, 12]
     by_clock = RUN.validate_python(pretrain_run(tmp_path, checkpoint={"interval": "1m30s"}))
     schedule = Schedule.of(by_clock, order, tokens_per_example=1.0)
-    assert schedule.save_seconds == 90.0
     assert [step for step in range(13) if schedule.saves_at(step)] == [12]
 
 

@@ -1,5 +1,6 @@
 """Whole runs in this process: the same numbers whatever is cut, stopped or shared differently."""
 
+import json
 from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped]
@@ -14,6 +15,8 @@ from transformers import (
 
 from support.trainer_runs import TINY_GPT, finetune_run, pretrain_run, train_here
 from troika_api.contract import Stage
+from troika_trainer.batch import Batch
+from troika_trainer.batches import Batches
 from troika_trainer.errors import ConfigError, DataError, NonFiniteError, TerminatedError
 from troika_trainer.place import Place
 from troika_trainer.shutdown import StopSignal
@@ -94,6 +97,57 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
     assert rest.losses == whole.losses[8:]
     assert rest.scores[-1] == whole.scores[-1]
     assert rest.status.tokens == whole.status.tokens
+
+
+def test_a_resumed_run_builds_the_batches_that_are_left_however_many_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    step_of = Batches.step
+
+    def noting(self: Batches, step: int) -> list[Batch]:
+        asked.append(step)
+        return step_of(self, step)
+
+    monkeypatch.setattr(Batches, "step", noting)
+    for stop_at in (2, 9):
+        run = pretrain_run(tmp_path / str(stop_at), checkpoint={"interval": "1h"})
+
+        def stop(step: int, signal: StopSignal, last: int = stop_at) -> None:
+            signal.requested = step == last
+
+        with pytest.raises(TerminatedError):
+            train_here(run, after_step=stop)
+        asked.clear()
+        train_here(run, place=Place(attempt=1))
+        first = stop_at + 2  # the step in which all ranks agree is the last one
+        assert asked == list(range(first, 14)), "and the one ahead"
+
+
+def test_early_stopping_counts_on_where_it_was(tmp_path: Path, pretrained: Path) -> None:
+    changes = {
+        "training": {"epochs": 30},
+        "evaluation": {"bestBy": "accuracy", "patience": 2},  # nothing is better than all right
+    }
+    whole = train_here(finetune_run(tmp_path / "whole", model=pretrained, **changes))
+    end = whole.status.step
+    assert end < 180, "it has stopped early"
+
+    def stop_while_it_waits(step: int, stop: StopSignal) -> None:
+        stop.requested = step == end - 4
+
+    run = finetune_run(tmp_path / "parts", model=pretrained, **changes)
+    with pytest.raises(TerminatedError):
+        train_here(run, after_step=stop_while_it_waits)
+    rest = train_here(run, place=Place(attempt=1))
+    assert rest.status.step == end
+    assert rest.losses == whole.losses[-len(rest.losses) :]
+    reports = [
+        json.loads((tmp_path / name / "model" / "report.json").read_text())
+        for name in ("whole", "parts")
+    ]
+    assert reports[0]["evaluation"] == reports[1]["evaluation"]
+    assert reports[0]["history"] == reports[1]["history"]
 
 
 def test_a_run_that_was_complete_only_exports_again(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def told() -> Telemetry:
     seen.validated({"loss": 3.5})
     seen.step(report(4))
     seen.step(report(5, tokens=300))
-    seen.saved(SavedCheckpoint(step=5, time=123.0, path="/c/step-5"), seconds=0.2)
+    seen.saved(SavedCheckpoint(step=5, time=123.0, path="/c/step-5"), blocked=0.2, written=1.0)
     seen.stage(Stage.EXPORTING)
     seen.stage(Stage.DONE)
     return seen

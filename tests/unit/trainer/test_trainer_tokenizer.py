@@ -1,6 +1,7 @@
 """A tokenizer learnt from text is a transformers one, and the same text gives the same one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -8,7 +9,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from support.trainer_runs import LICENSE
 from troika_api.v1alpha1.data import TokenizerTraining
 from troika_trainer.errors import ConfigError
-from troika_trainer.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+from troika_trainer.tokenizer import (
+    fingerprint,
+    has_token_types,
+    load_tokenizer,
+    train_tokenizer,
+)
 
 KINDS = [("WordPiece", True), ("ByteLevelBPE", True), ("ByteLevelBPE", False)]
 
@@ -63,6 +69,40 @@ def test_word_piece_frames_and_masks_like_bert() -> None:
         "the copyright owner"
     )
     assert len([token for token in made.all_special_tokens if token.startswith("##")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "gives"),
+    [
+        ({"model_type": "bert"}, True),
+        ({"model_type": "roberta", "type_vocab_size": 1}, False),
+        ({"model_type": "distilbert"}, False),
+        ({"model_type": "t5"}, False),
+        ({"model_type": "llama"}, False),
+        ({"model_type": "nonsense"}, False),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_token_types_are_for_models_that_have_them(
+    tmp_path: Path, config: dict[str, Any], *, gives: bool
+) -> None:
+    assert has_token_types(config) is gives
+    made = train_tokenizer(
+        lambda: ["one text", "and another"],
+        TokenizerTraining(vocab_size=256),
+        algorithm="WordPiece",
+        bidirectional=True,
+        token_types=gives,
+    )
+    made.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    names = {"input_ids", "attention_mask", *["token_type_ids"] * gives}
+    assert set(loaded("one text", "and another")) == names
+    if gives:
+        pair = loaded("one text", "and another")
+        ids, types = pair["input_ids"], pair["token_type_ids"]
+        assert types == [0] * (ids.index(loaded.sep_token_id) + 1) + [1] * types.count(1)
+        assert 0 < types.count(1) < len(types)
 
 
 def test_byte_level_bpe_knows_every_text() -> None:

@@ -1,89 +1,63 @@
-"""Checkpoints: written whole or not at all, found again, verified, fenced, pruned.
+"""Checkpoints: written beside the training, whole or not at all; found again, verified, fenced.
 
 ::
 
     <uri>/fence                      number of the newest attempt; an older one may not commit
-    <uri>/step-400.tmp-2/            being written by attempt 2
+    <uri>/step-400.tmp-2-815/        being written by attempt 2
     <uri>/step-400/manifest.json     progress, sizes and checksums; its directory was renamed last
     <uri>/step-400/*.distcp          weights and optimizer state (torch.distributed.checkpoint)
 
-No random state is saved because there is none: every step seeds itself (`loop.py`).
+A save copies the state to shared memory; `writer.py` does the rest in a process of its own. No
+random state is saved because there is none: every step seeds itself (`loop.py`).
 """
 
-import contextlib
-import hashlib
-import json
 import logging
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
     set_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
-from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from troika_api.contract import SavedCheckpoint
 
 from .distributed import Group
-from .errors import CommunicationError, StorageError
+from .errors import StorageError
+from .integrity import write_durably
+from .manifest import Manifest, Progress, damaged
+from .saver import Saver
+from .staging import Staging
+from .writer import FENCE, Request, check_fence, path_of, steps
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-
-
-@dataclass
-class Progress:
-    """Everything that a run remembers beside its weights and its optimizer."""
-
-    step: int = 0
-    tokens: int = 0
-    """Training tokens since step 0, padding not counted."""
-    evaluated_step: int | None = None
-    """Step of the newest evaluation."""
-    best_step: int | None = None
-    best_score: float | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
-    """Validation metrics, oldest first, each with its step."""
-
-    def note(self, scores: dict[str, float], best_by: str | None) -> bool:
-        """Remember an evaluation of this step; True where it is the best by that metric so far."""
-        self.evaluated_step = self.step
-        self.history.append({"step": float(self.step), **scores})
-        if best_by is None:
-            return False
-        score = -scores["loss"] if best_by == "loss" else scores[best_by]
-        if self.best_score is not None and score <= self.best_score:
-            return False
-        self.best_step, self.best_score = self.step, score
-        return True
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""A checkpoint holds what is trained; what is frozen comes from where the run started."""
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What makes a directory a checkpoint."""
+class Saved:
+    """A checkpoint that is complete, and what it cost; times in seconds."""
 
-    progress: Progress
-    attempt: int
-    world_size: int
-    time: float
-    files: dict[str, tuple[int, str]]
-    """Size in bytes and SHA-256 of every file."""
-    versions: dict[str, str]
+    checkpoint: SavedCheckpoint
+    blocked: float
+    """For how long the loop stood still."""
+    written: float
+    """From the first byte to the commit."""
 
 
 class Checkpoints:
@@ -94,6 +68,9 @@ class Checkpoints:
         self._keep = keep
         self._group = group
         self._attempt = group.place.attempt
+        self._saver = Saver()
+        self._staging: Staging | None = None
+        self._blocked = 0.0
 
     def register(self) -> None:
         """Take over from older attempts, and remove what they left half-written.
@@ -109,36 +86,112 @@ class Checkpoints:
         Raises:
             CommunicationError: a newer attempt has taken over.
         """
-        self._group.from_first(self._check_fence)
+        self._group.from_first(lambda: check_fence(self.directory, self._attempt))
+
+    # ------------------------------------------------------------------------------- writing
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether this rank is still writing."""
+        return self._saver.busy
+
+    def warm_up(self) -> None:
+        """A save is near: start the process that will write it, if there is none."""
+        if not self._saver.started:
+            self._saver.start()
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-    ) -> SavedCheckpoint:
-        """Write a checkpoint of this step and commit it. All ranks call this together.
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        *,
+        wait: bool = False,
+    ) -> None:
+        """Begin to copy this step and to write it. All ranks call this together.
+
+        Nothing may change the weights or the optimizer before `copied` has returned.
+
+        Args:
+            model: Weights to save.
+            optimizer: State to save.
+            progress: The rest of what a resume needs.
+            wait: Return only when the checkpoint is committed.
 
         Raises:
             StorageError: it could not be written; the older ones are untouched.
             CommunicationError: a newer attempt has taken over.
         """
-        final = self._path(progress.step)
-        staged = final.with_name(f"{final.name}.tmp-{self._attempt}")
-        self._group.from_first(lambda: _make_empty(staged))
-        weights, state = get_state_dict(model, optimizer)
-        with _alone_without_warning():
-            dcp_save(
-                {"model": weights, "optimizer": state},
-                storage_writer=FileSystemWriter(staged),
-                no_dist=self._group.size == 1,
-            )
-        mine = staged.glob(f"__{self._group.place.rank}_*")
-        parts = self._group.gather({path.name: _identity(path) for path in mine})
-        files = {name: entry for part in parts for name, entry in part.items()}
-        commit = self._group.from_first(lambda: self._commit(staged, final, files, progress))
-        return self.described(commit)
+        started = time.monotonic()
+        self._saver.wait()
+        staged = self._group.from_first(lambda: self._make_staged(progress.step))
+        weights, states = get_state_dict(model, optimizer, options=TRAINED)
+        state = {"model": weights, "optimizer": states}
+        if self._staging is None:
+            self._staging = Staging.plan(state, self._group)
+        self._saver.begin(self._staging, self._request(staged, progress), state)
+        if wait:
+            self._saver.wait()
+            self._group.gather(None)  # the first rank has committed when it comes here
+        else:
+            self.warm_up()  # for the next one
+        self._blocked = time.monotonic() - started
+
+    def copied(self) -> None:
+        """Wait until weights and optimizer may change again: the copy was made beside the loop.
+
+        Raises:
+            StorageError: it could not be written; the older ones are untouched.
+        """
+        started = time.monotonic()
+        self._saver.copied()
+        self._blocked += time.monotonic() - started
+
+    def finished(self) -> Saved | None:
+        """The checkpoint that was completed since this was last asked.
+
+        Raises:
+            StorageError: it could not be written; the older ones are untouched.
+            CommunicationError: a newer attempt has taken over.
+        """
+        answer = self._saver.poll()
+        if answer is None:
+            return None
+        return Saved(self.described(answer.manifest), self._blocked, answer.seconds)
+
+    def settle(self) -> None:
+        """Wait until this rank has nothing in flight."""
+        self._saver.wait()
+
+    def _make_staged(self, step: int) -> Path:
+        final = path_of(self.directory, step)
+        staged = final.with_name(f"{final.name}.tmp-{self._attempt}-{os.getpid()}")
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        return staged
+
+    def _request(self, staged: Path, progress: Progress) -> Request:
+        manifest = Manifest(
+            progress=progress.copy(),  # the loop goes on with its own
+            attempt=self._attempt,
+            world_size=self._group.size,
+            time=time.time(),
+            versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        )
+        return Request(
+            staged=staged,
+            final=path_of(self.directory, progress.step),
+            manifest=manifest,
+            rank=self._group.place.rank,
+            keep=self._keep,
+            small={},
+        )
+
+    # ------------------------------------------------------------------------------- reading
 
     def newest(self) -> Manifest | None:
         """The newest checkpoint that is complete and undamaged; warns of those that are not."""
-        for step in self._group.from_first(lambda: sorted(self._steps(), reverse=True)):
+        for step in self._group.from_first(lambda: sorted(steps(self.directory), reverse=True)):
             manifest = self.verified(step)
             if manifest is not None:
                 return manifest
@@ -146,15 +199,15 @@ class Checkpoints:
 
     def verified(self, step: int) -> Manifest | None:
         """The checkpoint of a step, or None where it is damaged. The ranks share the reading."""
-        manifest = self._group.from_first(lambda: _read_manifest(self._path(step)))
+        directory = path_of(self.directory, step)
+        manifest = self._group.from_first(lambda: Manifest.read(directory))
         if manifest is None:
             return None
         rank, size = self._group.place.rank, self._group.size
-        share = sorted(manifest.files.items())[rank::size]
-        damaged = [name for name, entry in share if not _intact(self._path(step) / name, entry)]
-        for name in damaged:
-            log.warning("checkpoint skipped: %s is damaged", self._path(step) / name)
-        return None if self._group.any(bool(damaged)) else manifest
+        problems = damaged(directory, dict(sorted(manifest.files.items())[rank::size]))
+        for problem in problems:
+            log.warning("checkpoint skipped: %s", problem)
+        return None if self._group.any(bool(problems)) else manifest
 
     def load(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
@@ -162,142 +215,50 @@ class Checkpoints:
         """Read weights, and optimizer state where an optimizer is given, in place."""
         state: dict[str, Any] = {}
         if optimizer is None:
-            state["model"] = get_model_state_dict(model)
+            state["model"] = get_model_state_dict(model, options=TRAINED)
         else:
-            state["model"], state["optimizer"] = get_state_dict(model, optimizer)
-        with _alone_without_warning():
+            state["model"], state["optimizer"] = get_state_dict(model, optimizer, options=TRAINED)
+        with warnings.catch_warnings():
+            # A run on one rank has no process group, and that is no news.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             dcp_load(
                 state,
-                storage_reader=FileSystemReader(self._path(step)),
+                storage_reader=FileSystemReader(path_of(self.directory, step)),
                 no_dist=self._group.size == 1,
             )
         if optimizer is None:
-            set_model_state_dict(model, state["model"])
+            set_model_state_dict(model, state["model"], options=TRAINED)
         else:
             set_state_dict(
                 model,
                 optimizer,
                 model_state_dict=state["model"],
                 optim_state_dict=state["optimizer"],
+                options=TRAINED,
             )
 
     def described(self, manifest: Manifest) -> SavedCheckpoint:
         """The checkpoint as the status shows it."""
-        path = self._path(manifest.progress.step)
+        path = path_of(self.directory, manifest.progress.step)
         return SavedCheckpoint(step=manifest.progress.step, time=manifest.time, path=str(path))
-
-    def _path(self, step: int) -> Path:
-        return self.directory / f"step-{step}"
-
-    def _steps(self) -> list[int]:
-        names = [path.name.removeprefix("step-") for path in self.directory.glob("step-*")]
-        return [int(name) for name in names if name.isdigit()]
 
     def _register(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._check_fence()
-        _write_durably(self.directory / "fence", str(self._attempt))
+        check_fence(self.directory, self._attempt)
+        write_durably(self.directory / FENCE, str(self._attempt).encode())
         for path in self.directory.glob("step-*.tmp-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _check_fence(self) -> None:
-        try:
-            newest = int((self.directory / "fence").read_text())
-        except FileNotFoundError:
-            return
-        if newest > self._attempt:
-            raise CommunicationError(
-                f"attempt {newest} has taken over {self.directory}; this is attempt {self._attempt}"
-            )
 
-    def _commit(
-        self, staged: Path, final: Path, files: dict[str, tuple[int, str]], progress: Progress
-    ) -> Manifest:
-        files[".metadata"] = _identity(staged / ".metadata")
-        manifest = Manifest(
-            progress=progress,
-            attempt=self._attempt,
-            world_size=self._group.size,
-            time=time.time(),
-            files=files,
-            versions={"torch": torch.__version__, "transformers": transformers.__version__},
-        )
-        _write_durably(staged / MANIFEST, json.dumps(asdict(manifest), indent=1))
-        self._check_fence()
-        if final.exists():  # a damaged one that was skipped, or one that an older attempt made
-            shutil.rmtree(final)
-        staged.rename(final)
-        _sync(self.directory)
-        for step in sorted(self._steps(), reverse=True)[self._keep :]:
-            if step != progress.best_step:
-                shutil.rmtree(self._path(step), ignore_errors=True)
-        return manifest
-
-
-@contextlib.contextmanager
-def _alone_without_warning() -> Iterator[None]:
-    """A run on one rank has no process group, and that is no news."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _make_empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-
-
-def _identity(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.stat().st_size, digest
-
-
-def _intact(path: Path, entry: tuple[int, str]) -> bool:
-    try:
-        return path.stat().st_size == entry[0] and _identity(path) == tuple(entry)
-    except OSError:
-        return False
-
-
-def _read_manifest(directory: Path) -> Manifest | None:
-    try:
-        content = json.loads((directory / MANIFEST).read_text())
-        progress = Progress(**content.pop("progress"))
-        return Manifest(progress=progress, **content)
-    except (OSError, ValueError, TypeError) as error:
-        log.warning("checkpoint skipped: %s: %s", directory / MANIFEST, error)
-        return None
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a small file that is whole or not there, even after a power cut."""
-    staged = path.with_name(path.name + ".tmp")
-    with staged.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def checkpoint_directory(uri: str) -> Path:
-    """The directory for checkpoints.
+def checkpoint_directory(uri: str, field: str = "checkpoint.uri") -> Path:
+    """The directory for checkpoints, or for something else that appears whole or not at all.
 
     Raises:
         StorageError: it is not on a mounted file system, where a rename is atomic.
     """
     if "://" in uri and not uri.startswith("file://"):
         raise StorageError(
-            f"checkpoint.uri {uri}: checkpoints need a mounted file system",
+            f"{field} {uri}: expected a mounted file system, where a rename is atomic",
             "use pvc://CLAIM/PATH or a path, and an object store for data and output only",
         )
     return Path(uri.removeprefix("file://"))

@@ -1,94 +1,40 @@
 """From files to examples on disk, once: the first rank tokenizes, everyone else reuses.
 
 The cache directory must be on storage that all ranks share; its name is a fingerprint of what
-made it, so other data, another tokenizer or another column is another directory.
+made it, so other data, another tokenizer or another column is another directory. Other jobs may
+share it: a lock keeps two of them from doing the same work, and where the storage has no locks
+they do it twice, side by side, and the first to finish wins.
 """
 
-import itertools
+import contextlib
+import errno
+import fcntl
 import json
+import logging
+import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from troika_api.v1alpha1.data import DataSource, ValidationSource
-from troika_api.v1alpha1.run import FinetuneRun
-
-from .errors import DataError
-from .rows import DataFile, Row, find_files, read_rows
-from .runfile import Run
-from .shards import Store, Writer
+from . import integrity, shards
+from .encode import Alive, Portion, counted, encode_all
+from .errors import DataError, StorageError
+from .place import cores
+from .shards import Store
+from .sources import Sources
 from .tasks import Task
 
-FORMAT_VERSION = 1
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
 """Part of every fingerprint: raise it when the same input is to give other examples."""
 
-ROWS_AT_A_TIME = 1000
-
-Alive = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the rows of each split come from."""
-
-    train: list[DataFile]
-    validation: list[DataFile]
-    """Empty where a share of the training rows is held out."""
-    test: list[DataFile]
-    fraction: float
-    """Share of the training rows that is held out."""
-
-    @classmethod
-    def of(cls, run: Run) -> "Sources":
-        """Find the files that the run names.
-
-        Raises:
-            DataError: one of them is not there.
-        """
-        test = run.data.test if isinstance(run, FinetuneRun) else None
-        return cls(
-            train=_files(run.data.train),
-            validation=_files(run.data.validation),
-            test=_files(test) if test else [],
-            fraction=run.data.validation.fraction or 0.0,
-        )
-
-    @property
-    def splits(self) -> list[str]:
-        """Names of the splits that exist."""
-        return ["train", "validation", *(["test"] if self.test else [])]
-
-    def rows(self, split: str) -> Iterator[Row]:
-        """The rows of a split, in the order of the files."""
-        if split == "test":
-            return _chain(self.test)
-        if self.validation:
-            return _chain(self.train if split == "train" else self.validation)
-        return (row for row in _chain(self.train) if self._is_held_out(row) == (split != "train"))
-
-    def identity(self) -> list[Any]:
-        """What tells these sources from others."""
-        files = [
-            [file.identity for file in part] for part in (self.train, self.validation, self.test)
-        ]
-        return [*files, self.fraction]
-
-    def _is_held_out(self, row: Row) -> bool:
-        """By a hash of the row: it stays on its side whatever comes or goes around it."""
-        content = json.dumps(row.values, sort_keys=True, default=str).encode()
-        word = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
-        return word < self.fraction * 2.0**64
-
-
-def _files(source: DataSource | ValidationSource) -> list[DataFile]:
-    return find_files(source.uri, source.format) if source.uri else []
-
-
-def _chain(files: list[DataFile]) -> Iterator[Row]:
-    return itertools.chain.from_iterable(read_rows(file) for file in files)
+SECONDS_BETWEEN_TRIES = 0.5
+NO_LOCKS_HERE = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 def fingerprint(*parts: Any) -> str:
@@ -97,26 +43,93 @@ def fingerprint(*parts: Any) -> str:
     return sha256(text.encode()).hexdigest()[:20]
 
 
-def make_directory(directory: Path, fill: Callable[[Path], None], *, attempt: int = 0) -> None:
-    """Fill a directory that appears whole or not at all; one that is there stays as it is.
+def make_directory(directory: Path, fill: Callable[[Path], None], alive: Alive) -> None:
+    """Fill a directory that appears whole or not at all; a sound one that is there stays.
+
+    Every start reads all of it once: a damaged one is named in a warning and made anew.
 
     Args:
         directory: What is to be there.
         fill: Writes the content into another directory, which is then renamed.
-        attempt: Whose work it is: one that is not quite dead must not write into ours.
+        alive: Called while another job makes the same.
+
+    Raises:
+        StorageError: it could not be written.
     """
-    if directory.exists():
-        return
-    staged = directory.with_name(f".{directory.name}.tmp-{attempt}")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    fill(staged)
+    if directory.exists() and integrity.broken(directory) is None:
+        return  # no lock: to read a large one takes a while, and many jobs may
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(directory.with_name(f".{directory.name}.lock"), alive) as alone:
+            if directory.exists():
+                if (found := integrity.broken(directory)) is None:
+                    return  # made while we waited
+                log.warning("made again: %s", found)
+                shutil.rmtree(directory)
+            if alone:  # what is left of others is of those that were killed
+                for left in directory.parent.glob(f".{directory.name}.tmp-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+            _make(directory, fill)
+    except OSError as error:
+        raise _storage_error(directory, error) from error
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, alive: Alive) -> Iterator[bool]:
+    """Wait until nobody else makes this; False where the storage has no locks.
+
+    The kernel lets go of the lock of a process that is killed.
+    """
+    waiting = False
+    with lock.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waiting:
+                    log.info("waiting for another job that makes the same", extra={"lock": lock})
+                waiting = True
+                alive()
+                time.sleep(SECONDS_BETWEEN_TRIES)
+            except OSError as error:
+                if error.errno not in NO_LOCKS_HERE:
+                    raise
+                yield False
+                return
+            else:
+                yield True
+                return
+
+
+def _make(directory: Path, fill: Callable[[Path], None]) -> None:
+    """In a place of its own: one that is not quite dead must not write into ours."""
+    staged = directory.with_name(f".{directory.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    staged.mkdir()
+    try:
+        fill(staged)
+        integrity.seal(staged)
+        _appear(staged, directory)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)  # where it failed: nothing stays half-written
+
+
+def _appear(staged: Path, directory: Path) -> None:
     try:
         staged.rename(directory)
     except OSError:
-        if not directory.exists():
+        if not directory.exists():  # somebody was faster, with the same
             raise
-        shutil.rmtree(staged, ignore_errors=True)  # another attempt was as fast, with the same
+
+
+def _storage_error(directory: Path, error: OSError) -> StorageError:
+    try:
+        room = f" ({shutil.disk_usage(directory.parent).free >> 20} MiB free)"
+    except OSError:
+        room = ""
+    return StorageError(
+        f"cannot write {directory}: {error.strerror or error}{room}; nothing half-written is left",
+        "make room on the volume of data.cache.uri (by default that of checkpoint.uri)",
+    )
 
 
 def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive) -> None:
@@ -127,19 +140,28 @@ def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive)
     """
     facts = task.survey(counted(sources.rows("train"), alive))
     task.adopt(facts)
+    portions = [
+        Portion(split, portion, directory / f"{split}-{number:05}")
+        for split in sources.splits
+        for number, portion in enumerate(sources.portions(split))
+    ]
+    workers = min(cores(), sources.worth())  # a process takes seconds to start
+    numbers = encode_all(task, portions, workers=workers, alive=alive)
     for split in sources.splits:
-        writer = Writer(directory / split, task.columns)
-        rows = counted(sources.rows(split), alive)
-        number = 0
-        while part := list(itertools.islice(rows, ROWS_AT_A_TIME)):
-            number += len(part)
-            writer.add(task.encode(part))
-        if not number:
-            raise _empty(split, sources)
-        writer.close({**facts, "split": split, "rows": number})
+        made = [
+            (portion.directory, rows)
+            for portion, rows in zip(portions, numbers, strict=True)
+            if portion.split == split
+        ]
+        total = sum(rows for _, rows in made)
+        if not total:
+            raise empty(split, sources)
+        parts = [part for part, _ in made]
+        shards.join(directory / split, parts, {**facts, "split": split, "rows": total})
 
 
-def _empty(split: str, sources: Sources) -> DataError:
+def empty(split: str, sources: Sources) -> DataError:
+    """What to say of a split that has no rows."""
     held_out = split == "validation" and not sources.validation
     return DataError(
         f"the {split} split has no rows",
@@ -154,11 +176,3 @@ def open_splits(directory: Path, task: Task) -> dict[str, Store]:
     stores = {path.name: Store(path) for path in sorted(directory.iterdir()) if path.is_dir()}
     task.adopt(stores["train"].facts)
     return stores
-
-
-def counted(rows: Iterator[Row], alive: Alive) -> Iterator[Row]:
-    """Pass rows on, with a sign of life now and then."""
-    for number, row in enumerate(rows):
-        if number % ROWS_AT_A_TIME == 0:
-            alive()
-        yield row

@@ -10,15 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
-from .batch import Batch
 from .errors import CommunicationError
 from .place import ENV_ROUND, Place, threads_for
-from .tasks.base import Objective
 
 T = TypeVar("T")
 
@@ -152,24 +148,3 @@ def _device(place: Place) -> torch.device:
     device = torch.device("cuda", place.local_rank)
     torch.cuda.set_device(device)
     return device
-
-
-def data_parallel(objective: Objective, group: Group, *, trial: Batch) -> nn.Module:
-    """Exchange gradients between the ranks, where there is more than one.
-
-    A trial pass finds out whether the architecture has weights that its loss never reaches:
-    waiting for their gradients would hang, and looking for them in every step costs time.
-    """
-    objective.train()
-    if group.size == 1:
-        return objective
-    loss, _ = objective(trial.to(group.device))
-    loss.backward()
-    unused = any(w.requires_grad and w.grad is None for w in objective.parameters())
-    objective.zero_grad(set_to_none=True)
-    return DistributedDataParallel(
-        objective,
-        forward_sync_buffers=False,
-        gradient_as_bucket_view=True,
-        find_unused_parameters=unused,
-    )

@@ -7,6 +7,7 @@
     ├── DataError           BadData        a file, row, column or label is not what was promised
     ├── NonFiniteError      NonFinite      loss or gradient is no number
     ├── OutOfMemoryError    OutOfMemory    the device or the node is full
+    │   └── ShrunkError     (restart)      the same, and a restart in place will need less
     ├── CommunicationError  Communication  another rank or node went away
     ├── StorageError        Storage        disk full, volume gone, checkpoint damaged
     └── TerminatedError     (none)         SIGTERM: saved and left
@@ -52,6 +53,8 @@ class TrainerError(Exception):
     """A failure that we understand: a sentence about what is wrong and one about what to change."""
 
     failure: ClassVar[FailureClass | None] = None
+    restarts: ClassVar[bool] = False
+    """Whether the launcher should start the same processes again before the operator decides."""
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
         super().__init__(message)
@@ -80,6 +83,21 @@ class OutOfMemoryError(TrainerError):
     """The device or the node has no memory left."""
 
     failure = FailureClass.OUT_OF_MEMORY
+
+    @classmethod
+    def at_one_sequence(cls, where: str) -> "OutOfMemoryError":
+        """There is nothing left to halve."""
+        return cls(
+            f"memory ran out {where}, with one sequence at a time on each rank",
+            "use training.activationCheckpointing Full, training.sharding FSDP on more GPUs, or "
+            "method LoRA; shorten the sequences, or ask for more memory",
+        )
+
+
+class ShrunkError(OutOfMemoryError):
+    """Memory ran out where the ranks cannot go on; a smaller micro-batch is noted for the next."""
+
+    restarts = True
 
 
 class CommunicationError(TrainerError):
@@ -114,7 +132,7 @@ def verdict(error: BaseException) -> Verdict:
     if isinstance(error, TerminatedError | KeyboardInterrupt):
         return Verdict(None, ExitCode.TERMINATED, str(error) or "interrupted")
     if isinstance(error, TrainerError) and error.failure:
-        code = EXIT_CODE_OF_CLASS[error.failure]
+        code = EXIT_CRASH if error.restarts else EXIT_CODE_OF_CLASS[error.failure]
         return Verdict(error.failure, code, str(error), error.remedy)
     return Verdict(
         FailureClass.CRASH, EXIT_CRASH, f"{_where(error)}{type(error).__name__}: {error}"
@@ -127,12 +145,7 @@ def _translate(error: BaseException) -> BaseException:
     text = str(error)
     if isinstance(error, TrainerError):
         return error
-    if (
-        "OutOfMemoryError" in names
-        or isinstance(error, MemoryError)
-        or "DefaultCPUAllocator" in text
-        or "CUDA out of memory" in text
-    ):
+    if is_out_of_memory(error):
         return OutOfMemoryError(_first_line(text) or "no memory left", OUT_OF_MEMORY_REMEDY)
     if "DistError" in names or (
         isinstance(error, RuntimeError)
@@ -149,6 +162,25 @@ def _translate(error: BaseException) -> BaseException:
             "check that the volume is mounted, writable and not full",
         )
     return error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python says that the device or the process has no memory left.
+
+    cuBLAS and cuDNN have errors of their own for it, which torch passes on as they are.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    signs = (
+        "DefaultCPUAllocator",
+        "CUDA out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    )
+    return (
+        "OutOfMemoryError" in names
+        or isinstance(error, MemoryError)
+        or any(sign in str(error) for sign in signs)
+    )
 
 
 def _first_line(text: str) -> str:

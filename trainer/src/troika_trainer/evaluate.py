@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .batch import Examples
+from .batch import IGNORED, Examples, Integers
 from .batches import whole_split
 from .distributed import Group
-from .tasks.base import Measured, Objective
+from .errors import is_out_of_memory
+from .microbatch import Kept
+from .tasks.base import Measured, Numbers, Objective
+
+Seen = tuple[Integers, float, int, Numbers]
+"""Examples, the sum of their losses, the number of predictions, and what was predicted."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,9 @@ class Evaluator:
     """Context of the arithmetic."""
     going_on: Callable[[], bool]
     """Asked after every round; False on any rank ends the measurement on all."""
+    together: Kept | None = None
+    """Set where the ranks hold parts of one model. One that has no work left runs for the others,
+    and one whose memory runs out notes a smaller size here."""
 
     @torch.no_grad()
     def measure(self, examples: Examples, *, limit: int | None = None) -> Measured | None:
@@ -36,14 +44,13 @@ class Evaluator:
         self.objective.eval()
         try:
             for round_ in range(-(-len(work) // size)):
-                if (turn := round_ * size + rank) < len(work):
-                    batch = examples.batch(work[turn], np.zeros_like(work[turn])).to(
-                        self.group.device
-                    )
-                    with self.autocast():
-                        loss, predictions = self.objective.forward(batch)
-                    sums += torch.tensor([loss.item(), batch.weight], dtype=torch.float64)
-                    found.append((work[turn], predictions.cpu().numpy()))
+                turn = round_ * size + rank
+                if turn < len(work):
+                    for indices, loss, weight, predictions in self._seen(examples, work[turn]):
+                        sums += torch.tensor([loss, weight], dtype=torch.float64)
+                        found.append((indices, predictions))
+                elif self.together:
+                    self._seen(examples, work[-1])
                 if self.group.any(not self.going_on()):
                     return None
         finally:
@@ -54,5 +61,37 @@ class Evaluator:
         return Measured(
             loss=total / max(weight, 1.0),
             weight=int(weight),
-            predictions=np.concatenate([values for _, values in parts])[order],
+            predictions=_stacked([values for _, values in parts])[order],
         )
+
+    def _seen(self, examples: Examples, indices: Integers) -> list[Seen]:
+        """These examples as the model sees them: at once, or in halves where memory runs out."""
+        batch = examples.batch(indices, np.zeros_like(indices))
+        # The module as such gathers its parts, and would be compiled once more where it is whole.
+        run = self.objective if self.together else self.objective.forward
+        try:
+            with self.autocast():
+                loss, predictions = run(batch.to(self.group.device))
+            return [(indices, loss.item(), batch.weight, predictions.cpu().numpy())]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.together:
+                raise self.together.shrunk(self.batch, "in evaluation") from error
+            if len(indices) == 1:
+                raise
+        return [part for half in np.array_split(indices, 2) for part in self._seen(examples, half)]
+
+
+def _stacked(parts: list[Numbers]) -> Numbers:
+    """The predictions of all batches, the narrow ones filled up to the widest."""
+    if parts[0].ndim < 2:
+        return np.concatenate(parts)
+    width = max(part.shape[1] for part in parts)
+    rest = [(0, 0)] * (parts[0].ndim - 2)
+    return np.concatenate(
+        [
+            np.pad(part, [(0, 0), (0, width - part.shape[1]), *rest], constant_values=IGNORED)
+            for part in parts
+        ]
+    )

@@ -1,23 +1,31 @@
 """The finished model in the layout that `from_pretrained` reads, with its card and its report."""
 
 import json
+import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from troika_api.contract import Evaluation
 from troika_api.v1alpha1.run import FinetuneRun
 
-from .checkpoint import Progress
+from .errors import StorageError
+from .manifest import Progress
+from .method import Adapter
 from .model import longest_input
-from .report import ClassificationReport
+from .page import page
+from .preprocessor import Preprocessor
+from .report import Mistake, Report
 from .runfile import Run
 
 CARD = """---
@@ -27,9 +35,17 @@ CARD = """---
 # {name}
 
 Trained by a Troika {kind} ({goal}) on {tokens:,} tokens in {steps:,} steps.
-
+{base}
 {scores}
 """
+
+BASE = """
+This is an adapter of {base}. Load it with `PeftModel.from_pretrained(model, HERE)`,
+where `model` was loaded with the configuration `AutoConfig.from_pretrained(HERE)`.
+Where it was trained the model was at the `base_model_name_or_path` of adapter_config.json.
+"""
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,11 @@ class Result:
     pipeline_tag: str
     progress: Progress
     evaluation: Evaluation
-    report: ClassificationReport | None = None
+    report: Report | None = None
+    worst: Sequence[Mistake] = ()
+    """What went most wrong, worst first."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What it was trained with, by name."""
 
     @property
     def goal(self) -> str:
@@ -57,37 +77,67 @@ class Result:
             "tokens": self.progress.tokens,
             "evaluation": json.loads(self.evaluation.to_json()),
             "history": self.progress.history,
+            "curve": [point._asdict() for point in self.progress.curve],
             "report": self.report.as_dict() if self.report else None,
+            "worst": [mistake.as_dict() for mistake in self.worst],
+            "environment": dict(self.environment),
+            "run": self.run.wire(),
         }
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, result: Result) -> None:
+def export(model: PreTrainedModel | Adapter, preprocessor: Preprocessor, result: Result) -> None:
     """Write the model directory of the run, whole or not at all."""
     filesystem, path = fsspec.core.url_to_fs(result.run.output.uri)
     if isinstance(filesystem, LocalFileSystem):
         target = Path(path)
         staged = target.parent / f".{target.name}.tmp"
-        _write(staged, model, tokenizer, result)
-        _replace(staged, target)
+        try:
+            _write(staged, model, preprocessor, result)
+            _replace(staged, target)
+        except (OSError, SafetensorError) as error:
+            raise _storage_error(target, error) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)  # a full disk needs no half of it
         return
     with tempfile.TemporaryDirectory(prefix="troika-export-") as scratch:
         staged = Path(scratch) / "model"
-        _write(staged, model, tokenizer, result)
+        _write(staged, model, preprocessor, result)
         filesystem.put(f"{staged}/", path, recursive=True)
 
 
+def _storage_error(target: Path, error: Exception) -> StorageError:
+    """Safetensors says what the system said, in a sentence of its own."""
+    said = getattr(error, "strerror", None) or str(error)
+    return StorageError(
+        f"cannot write the model to {target}: {said}; all steps are saved",
+        "make room on the volume of output.uri: the next attempt has only this left to do",
+    )
+
+
 def _write(
-    directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, result: Result
+    directory: Path,
+    model: PreTrainedModel | Adapter,
+    preprocessor: Preprocessor,
+    result: Result,
 ) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    tokenizer.model_max_length = longest_input(model) or tokenizer.model_max_length
+    whole = model.model if isinstance(model, Adapter) else model
+    if isinstance(preprocessor, PreTrainedTokenizerFast):
+        limit = longest_input(whole) or preprocessor.model_max_length
+        preprocessor.model_max_length = limit
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    preprocessor.save_pretrained(directory)
     (directory / "report.json").write_text(json.dumps(result.as_dict(), indent=1))
+    (directory / "report.html").write_text(page(result, time.time()))
     if result.report:
         (directory / "report.txt").write_text(result.report.as_text())
-    _card(result).save(directory / "README.md")
+    _card(result, _base(model)).save(directory / "README.md")
+
+
+def _base(model: PreTrainedModel | Adapter) -> str | None:
+    """The model that is needed beside what was exported."""
+    return model.base if isinstance(model, Adapter) and not model.merge else None
 
 
 def _replace(staged: Path, target: Path) -> None:
@@ -105,7 +155,7 @@ def _replace(staged: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _card(result: Result) -> ModelCard:
+def _card(result: Result, base: str | None) -> ModelCard:
     run, scores = result.run, result.evaluation.metrics
     results = [
         EvalResult(
@@ -120,7 +170,8 @@ def _card(result: Result) -> ModelCard:
     ]
     data = ModelCardData(
         model_name=run.name,
-        library_name="transformers",
+        library_name="peft" if base else "transformers",
+        base_model=base if base and HUB_NAME.fullmatch(base) else None,
         pipeline_tag=result.pipeline_tag,
         tags=["troika", result.goal],
         eval_results=results,
@@ -136,6 +187,7 @@ def _card(result: Result) -> ModelCard:
             goal=result.goal,
             tokens=result.progress.tokens,
             steps=result.progress.step,
+            base=BASE.format(base=base) if base else "",
             scores=f"On the {result.evaluation.split} split:\n\n" + "\n".join(table) + report,
         )
     )

@@ -7,9 +7,12 @@ from troika_api.contract import Evaluation, LastWord, Stage
 from troika_api.v1alpha1.run import FinetuneRun
 
 from .batch import Examples
+from .environment import environment
 from .errors import StorageError, TerminatedError
 from .export import Result, export
+from .frozen import restore_frozen
 from .loop import Trainer
+from .model import build
 from .tasks.base import Measured
 
 log = logging.getLogger(__name__)
@@ -24,12 +27,13 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
     """
     run, progress, telemetry = trainer.run, trainer.progress, trainer.telemetry
     task = trainer.objective.task
-    report = None
+    report, worst = None, []
     if isinstance(run, FinetuneRun):
         _load_best(trainer)
         examples = test if test is not None else trainer.validation
         measured = _measured(trainer, examples)
         report = task.report(measured, examples)
+        worst = task.worst(measured, examples)
         scores = task.metrics(measured, examples)
     else:
         scores = {name: value for name, value in progress.history[-1].items() if name != "step"}
@@ -39,11 +43,28 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
         classes=report.classes if report else [],
         best_step=progress.best_step,
     )
+    telemetry.tested(evaluation)
     telemetry.stage(Stage.EXPORTING)
-    result = Result(run, task.pipeline_tag, progress, evaluation, report)
+    trainer.strategy.collect()
+    task.finish(trainer.objective.model)
+    result = Result(
+        run,
+        task.pipeline_tag,
+        progress,
+        evaluation,
+        report,
+        worst=worst,
+        environment=environment(run, trainer.group, trainer.objective.model),
+    )
     trainer.checkpoints.check_ours()
+
+    def write() -> None:
+        exported = trainer.objective.adapter or trainer.objective.model
+        restore_frozen(trainer.objective.model, lambda: build(run, task).model)
+        export(exported, task.preprocessor, result)
+
     # Not a collective: a large model on slow storage may take longer than one may.
-    trainer.group.wait_for_first(lambda: export(trainer.objective.model, task.tokenizer, result))
+    trainer.group.wait_for_first(write)
     path = run.output.uri
     telemetry.stage(Stage.DONE)
     log.info("model exported", extra={"path": path, **scores})

@@ -1,16 +1,23 @@
 """Model FLOPs by the rules of the literature: what the model needs, not what the device did.
 
 A token costs 6 FLOPs for each weight of a matrix product (2 forward, 4 backward) and attention
-costs 12 x layers x width for each pair of positions that the sequence has. Embedding look-ups,
-padding and recomputation count nothing; heads count for the tokens that they are run on.
+costs 12 x layers x width for each pair of positions that the sequence has. A frozen weight needs no
+gradient of its own: 4 FLOPs, or 2 where nothing before it is trained. Embedding look-ups,
+padding and recomputation count nothing; heads count for the tokens that they are run on. In an
+encoder-decoder what looks at the source counts for its tokens, the rest for those of the target.
+A sharded model counts as the whole one: tokens and peak are those of all ranks together.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from troika_api.v1alpha1.training import Precision
 
 _PEAK_DENSE_BF16 = {
     "A100": 312e12,
@@ -58,28 +65,102 @@ class FlopCounter:
 
 
 def flop_counter(model: PreTrainedModel) -> FlopCounter:
-    """Count the matrix products of a model."""
-    body = {
-        id(module)
-        for module in model.base_model.modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-    weights = {True: 0, False: 0}
-    for module in model.modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            weights[id(module) in body] += module.weight.numel()
+    """Count the matrix products of a model; an encoder-decoder reads one text twice."""
+    # A pooler stands in the body, and is run on one token of a sequence, as the head above it.
+    inner = model.base_model.named_modules()
+    body = {id(module) for name, module in inner if "pooler" not in name}
+    flops = {True: 0.0, False: 0.0}
+    for _, module, cost in _products(model):
+        flops[id(module) in body] += cost
+    sides = _attentions(model)
+    return FlopCounter(body=flops[True], head=flops[False], pair=sum(sides) * _pair(model))
+
+
+def two_sided_counter(model: PreTrainedModel, *, read: float | None = None) -> FlopCounter:
+    """Count the matrix products of an encoder-decoder that reads one text and writes another.
+
+    Its `heads` are the tokens that are written, its `pairs` the squared lengths of either side and
+    their product: exact where encoder and decoder are equally deep.
+
+    Args:
+        model: The encoder-decoder.
+        read: Tokens that the encoder is given for each of `tokens`. None: `tokens` are those of
+            both sides.
+    """
+    flops = {True: 0.0, False: 0.0}
+    for name, _, cost in _products(model):
+        flops[_is_of_source(name)] += cost
+    reading, writing = flops[True], flops[False]
+    sides = _attentions(model)
+    pair = sum(sides) / len(sides) * _pair(model)
+    if read is None:
+        return FlopCounter(body=reading, head=writing - reading, pair=pair)
+    return FlopCounter(body=reading * read, head=writing, pair=pair)
+
+
+def _products(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module, float]]:
+    """Each matrix product of a model with what it costs a token, in the order of the pass."""
+    trained_before = False
+    # Modules stand in the order of the forward pass: a gradient reaches what comes after the first
+    # trained weight, so a frozen one costs forward and backward (4) there, and forward (2) before.
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and "original_module" not in name:
+            frozen = not module.weight.requires_grad
+            cost = 6.0 if not frozen else 4.0 if trained_before else 2.0
+            yield name, module, cost * _size(module)
+        own = module.parameters(recurse=False)
+        trained_before = trained_before or any(weight.requires_grad for weight in own)
+
+
+_CROSS = re.compile(r"\b(EncDecAttention|encoder_attn|encoder_attention|cross_?attention)\b")
+"""What architectures call the decoder's attention to what the encoder has read."""
+_KEYS_AND_VALUES = re.compile(r"\b(k|v|k_proj|v_proj|key|value)\b")
+
+
+def _is_of_source(name: str) -> bool:
+    """Whether a module is run on what the encoder reads: its own, and the decoder's view of it."""
+    looked_at = _CROSS.search(name) and _KEYS_AND_VALUES.search(name)
+    return "encoder" in name.split(".") or bool(looked_at)
+
+
+def _attentions(model: PreTrainedModel) -> tuple[int, ...]:
+    """Layers of attention: of the encoder or the only stack; of the decoder; between the two."""
+    config = model.config.get_text_config()
+    layers: int = getattr(config, "num_hidden_layers", 0)
+    if not model.config.is_encoder_decoder:
+        return (layers,)
+    names = ("num_decoder_layers", "decoder_layers")
+    of_decoder = next((getattr(config, name) for name in names if hasattr(config, name)), layers)
+    return (layers, of_decoder, of_decoder)
+
+
+def _pair(model: PreTrainedModel) -> float:
+    """FLOPs of one layer of attention for a pair of positions."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
-    layers = getattr(config, "num_hidden_layers", 0)
-    return FlopCounter(
-        body=6.0 * weights[True], head=6.0 * weights[False], pair=12.0 * layers * width
-    )
+    width: int = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
+    return (12.0 if _trains_layers(model) else 4.0) * width
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of a device, or None where it is not known: no MFU beats a guess."""
-    if device.type != "cuda":
+def _size(module: nn.Linear | Conv1D) -> int:
+    """Weights of a matrix product; those in 4 bits are stored two in a byte."""
+    if isinstance(module, nn.Linear):
+        return module.in_features * module.out_features
+    return module.weight.numel()
+
+
+def _trains_layers(model: PreTrainedModel) -> bool:
+    """Whether a gradient runs through attention: something numbered, a layer, is trained."""
+    parts = (n.split(".") for n, w in model.base_model.named_parameters() if w.requires_grad)
+    return any(part.isdigit() for name in parts for part in name)
+
+
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """Dense bf16 FLOP/s of a device, or None where it is not known: no MFU beats a guess.
+
+    Under FP8 some products run at twice that rate and others do not, so that no peak is true.
+    """
+    if device.type != "cuda" or precision is Precision.FP8:
         return None
     name = torch.cuda.get_device_name(device)
     known = [part for part in _PEAK_DENSE_BF16 if part in name]

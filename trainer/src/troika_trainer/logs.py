@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from rich.console import Console
 from typing_extensions import override
 
 from .place import Place
@@ -54,11 +55,39 @@ class Sentences(logging.Formatter):
         return f"{clock} {level}{record.getMessage()}  {fields}".rstrip()
 
 
-def configure(place: Place) -> None:
-    """Everything goes to stdout. The first rank tells the story, the others only what is wrong."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(Sentences() if sys.stdout.isatty() else JsonLines(place))
+class Terminal(logging.Handler):
+    """Prints lines above the progress bar, which tells of the steps."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self.setFormatter(Sentences())
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        return bool(super().filter(record)) and record.getMessage() != "step"
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def configure(place: Place) -> Console | None:
+    """Everything goes to stdout. The first rank tells the story, the others only what is wrong.
+
+    Returns:
+        The terminal, where a person sits at one.
+    """
+    console = Console() if sys.stdout.isatty() else None
+    handler: logging.Handler
+    if console:
+        handler = Terminal(console)
+    else:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(JsonLines(place))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     level = logging.INFO if place.is_first else logging.WARNING
     logging.getLogger("troika_trainer").setLevel(level)
+    return console

@@ -1,31 +1,42 @@
-"""The step and the loop. Read it from top to bottom."""
+"""The step and the loop. Read it from top to bottom.
 
-import contextlib
+Longer than other files, so that nobody who follows a step has to leave it.
+"""
+
+import dataclasses
 import logging
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from troika_api.contract import Stage
-from troika_api.v1alpha1.training import FinetuneEvaluation, Precision, PretrainEvaluation
+from troika_api.v1alpha1.run import FinetuneRun
+from troika_api.v1alpha1.training import AUTO, FinetuneEvaluation, Precision, PretrainEvaluation
 
-from . import optim
-from .batch import Batch, Examples
-from .batches import Ahead, Batches, Order, micro_batch_size
-from .checkpoint import Checkpoints, Progress
-from .distributed import Group, data_parallel
-from .errors import NonFiniteError, TerminatedError
+from . import microbatch, nonfinite, optim
+from .batch import Batch, Examples, Integers
+from .batches import Ahead, Batches, Order, StreamOrder, micro_batch_size
+from .checkpoint import Checkpoints
+from .curve import Meter
+from .distributed import Group
+from .errors import OutOfMemoryError, TerminatedError, is_out_of_memory
 from .evaluate import Evaluator
-from .flops import flop_counter, peak_flops
+from .flops import peak_flops
+from .frozen import cast_frozen
+from .garbage import collected_on_schedule
+from .interval import Interval
+from .manifest import Progress
+from .parallel import spread
 from .randomness import draw
 from .schedule import Schedule
 from .shutdown import StopSignal
-from .tasks.base import Objective
+from .stream import Stream
+from .tasks.base import Numbers, Objective
 from .telemetry import StepReport, Telemetry
 
 log = logging.getLogger(__name__)
@@ -42,6 +53,7 @@ class Trainer:
         *,
         train: Examples,
         validation: Examples,
+        stream: Stream | None,
         group: Group,
         checkpoints: Checkpoints,
         telemetry: Telemetry,
@@ -50,21 +62,44 @@ class Trainer:
         run = objective.task.run
         self.run, self.group, self.checkpoints = run, group, checkpoints
         self.telemetry, self.stop, self.validation = telemetry, stop, validation
-        self.order = Order(len(train), run.training.global_batch_size, run.training.seed)
-        micro = micro_batch_size(run.training, group.place)
-        self.batches = Ahead(Batches(train, self.order, place=group.place, micro=micro))
-        self.schedule = Schedule.of(run, self.order, tokens_per_example=_mean_length(train))
-
-        self.objective = objective.to(group.device)
+        self.objective, self.train = objective, train
         objective.task.attach(objective.model)
-        self.optimizer = optim.build_optimizer(objective.model, run.training.optimizer)
-        self.module = data_parallel(objective, group, trial=_trial(train))
-        if run.training.compile:
-            self.module.compile()
-        self.evaluator = Evaluator(objective, group, micro, self.autocast, self.going_on)
-        self.flops = flop_counter(objective.model)
+        self.stream, training = stream, run.training
+        self.order = (
+            Order.of(training, train, grouped=objective.task.one_prediction_each)
+            if stream is None
+            else StreamOrder(stream.window, training.global_batch_size, training.seed)
+        )
+        lengths = _lengths(train)
+        self.longest = int(lengths.max())
+        self.schedule = Schedule.of(run, self.order, tokens_per_example=float(lengths.mean()))
 
+        self.kept = microbatch.Kept.of(checkpoints.directory / "cache", group, training)
+        kept, micro = group.from_first(self.kept.read), micro_batch_size(training, group.place)
+        micro = min(micro, kept or micro)
+        if training.precision is not Precision.FP32:
+            cast_frozen(objective.model, torch.bfloat16)
+        trial = _some(train, at_most=min(2, micro))
+        with self.autocast():
+            self.strategy = spread(objective, group, training, trial=trial)
+        self.optimizer = optim.build_optimizer(objective.model, run.training.optimizer)
+        if training.micro_batch_size == AUTO and not kept:
+            micro = self.micro_batch_that_pays(limit=micro)
+        self.cut(micro)
+        self.evaluator = Evaluator(
+            objective,
+            group,
+            self.micro,
+            self.autocast,
+            self.going_on,
+            together=self.kept if self.strategy.runs_together else None,
+        )
+        self.flops = objective.task.flop_counter(objective.model)
+
+        self.interval = Interval.of(run.checkpoint.interval, os.environ)
         self.progress = Progress()
+        self.meter = Meter(self.schedule.total)
+        self.last_step: StepReport | None = None
         self.saved_step: int | None = None
         self.saved_at = self.told_at = time.monotonic()
         self.save_now = self.stopping = False
@@ -79,6 +114,15 @@ class Trainer:
             NonFiniteError: loss or gradient is no number; nothing of that step was applied.
         """
         self.resume()
+        with collected_on_schedule() as collect:
+            self.step_after_step(collect)
+
+    def step_after_step(self, collect: Callable[[int], None]) -> None:
+        """The loop itself.
+
+        Args:
+            collect: Called after a step, when there is time for garbage.
+        """
         while True:
             step = self.progress.step
 
@@ -91,36 +135,57 @@ class Trainer:
                 self.save()
             if self.stopping:
                 raise TerminatedError(f"stopped and saved at step {step}")
-            if step >= self.schedule.total:
+            if step >= self.schedule.total or self.out_of_patience:
+                self.telemetry.arrived()
                 return
 
             self.telemetry.stage(Stage.TRAINING)
             self.train_step(step + 1)
+            collect(step + 1)
 
     def train_step(self, step: int) -> None:
-        """Forward, backward, agree, update: one optimizer step over all ranks."""
+        """Forward, backward, agree, update: one optimizer step over all ranks.
+
+        Where memory runs out it only makes the micro-batches smaller.
+        """
         started = time.monotonic()
         micro_batches = self.batches.step(step)
         waited = time.monotonic() - started
         # Dropout is a function of seed, step and rank: nothing to save, the same after a resume.
-        torch.manual_seed(int(draw(self.run.training.seed, step, self.group.place.rank)) >> 1)
+        seed = int(draw(self.run.training.seed, step, self.group.place.rank)) >> 1
+        torch.manual_seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - transformers masks sound with it
 
-        losses = self.forward_and_backward(micro_batches)
+        losses, full = self.forward_and_backward(micro_batches)
         grads = optim.gradients(self.objective)
-        agreed = self.agree(losses, micro_batches, norm=optim.gradient_norm(grads))
-        loss_sum, weight, tokens, samples, pairs, stop, save, norm = agreed
+        norm_here = optim.gradient_norm(grads)
+        agreed = self.agree(losses, micro_batches, full=full, norm=norm_here)
+        loss_sum, weight, tokens, samples, pairs, stop, save, ranks_full, norm = agreed
+        if ranks_full:
+            self.halve(step)
+            return  # nothing was applied: the step is made again, as if for the first time
 
-        # DDP has averaged over the ranks what must be a sum; divide by what was predicted.
+        # Averaged over the ranks was what must be a sum; divide by what was predicted.
         scale = self.group.size / max(weight, 1.0)
         loss_mean, norm = loss_sum / max(weight, 1.0), norm * scale
         if not (math.isfinite(loss_mean) and math.isfinite(norm)):
-            raise self.non_finite(step, loss_mean, norm)
+            self.checkpoints.settle()
+            raise nonfinite.explain(
+                self.group,
+                micro_batches,
+                step=step,
+                own_loss=losses.item(),
+                loss=loss_mean,
+                norm=norm,
+                last=self.last_step,
+            )
+        self.checkpoints.copied()  # a save may still be reading the weights
         clip = self.run.training.optimizer.gradient_clip
         optim.scale_and_clip(grads, scale=scale, norm=norm, clip=clip)
         rate = optim.learning_rate(step, total=self.schedule.total, run=self.run)
         optim.set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.clear()
 
         self.progress.step, self.progress.tokens = step, self.progress.tokens + int(tokens)
         self.stopping, self.save_now = bool(stop), bool(save)
@@ -135,43 +200,96 @@ class Trainer:
                 samples=int(samples),
                 seconds=time.monotonic() - started,
                 data_seconds=waited,
-                flops=self.flops.count(tokens=tokens, heads=weight, pairs=pairs),
+                flops=self.flops.count(tokens=tokens, heads=weight, pairs=pairs)
+                if self.flops
+                else 0.0,
             )
         )
 
-    def forward_and_backward(self, micro_batches: list[Batch]) -> torch.Tensor:
-        """Leave the gradient of the summed loss; DDP averages it over the ranks.
+    def forward_and_backward(self, micro_batches: list[Batch]) -> tuple[torch.Tensor, bool]:
+        """Leave the gradient of the summed loss, averaged over the ranks.
 
         The loss is summed, never averaged over micro-batches or ranks of unequal size: it is
         divided once, when the number of predictions of all ranks is known.
 
         Returns:
-            This rank's loss, shape [], still on the device.
+            This rank's loss, shape [], still on the device; and whether its memory ran out, when
+            loss and gradient mean nothing.
+
+        Raises:
+            OutOfMemoryError: it did where the ranks cannot go on; the next start will need less.
         """
-        losses = torch.zeros((), device=self.group.device)
-        for batch, is_last in _with_last(micro_batches):
-            with self.exchanging(gradients=is_last):
-                with self.autocast():
-                    loss, _ = self.module(batch.to(self.group.device))
-                loss.backward()
-            losses += loss.detach()
-        return losses
+        losses, full = torch.zeros((), device=self.group.device), False
+        try:
+            # What it casts serves all micro-batches: it is forgotten where the outermost context
+            # ends.
+            with self.autocast():
+                for batch, is_last in _with_last(micro_batches):
+                    with self.strategy.exchanging(gradients=is_last):
+                        loss, _ = self.objective(batch.to(self.group.device))
+                        with self.autocast(enabled=False):
+                            loss.backward()
+                    losses += loss.detach()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not self.strategy.survives_out_of_memory:
+                raise self.kept.shrunk(self.micro, "in training") from error
+            full = True
+        self.strategy.settle()
+        return losses, full
 
     def agree(
-        self, losses: torch.Tensor, micro_batches: list[Batch], *, norm: torch.Tensor
+        self, losses: torch.Tensor, micro_batches: list[Batch], *, full: bool, norm: torch.Tensor
     ) -> list[float]:
         """One small all-reduce carries all that the ranks must agree on; one read brings it here.
 
         Returns:
             Sums over all ranks of loss, predictions, tokens, samples, pairs of positions, wishes
-            to stop and to save; and the norm, which is the same on each.
+            to stop and to save, memory that ran out; and the norm, which is the same on each.
         """
-        flags = [self.stop.requested, self.group.is_first and self.clock_says_save()]
+        flags = [self.stop.requested, self.group.is_first and self.clock_says_save(), full]
         stats = torch.tensor([0.0, *_counts(micro_batches), *flags], dtype=torch.float64)
         stats = stats.to(self.group.device)
         stats[0] = losses
         agreed: list[float] = torch.cat([self.group.sum(stats), norm[None]]).tolist()
         return agreed
+
+    # -------------------------------------------------------------------------- micro-batches
+
+    def micro_batch_that_pays(self, *, limit: int) -> int:
+        """Try sizes on the longest examples, and keep the best for all attempts to come."""
+        prober = microbatch.Prober(self.strategy, self.train, self.autocast, self.kept)
+        found = microbatch.search(prober.measure, limit=limit)
+        log.info("micro-batch size found", extra={"sequences": found, "limit": limit})
+        self.group.from_first(lambda: self.kept.write(found))
+        return found
+
+    def cut(self, micro: int) -> None:
+        """Make the steps from now on of micro-batches of this size; what is in a step stays."""
+        self.micro = micro
+        batches = Batches(
+            self.train,
+            self.order,
+            place=self.group.place,
+            limit=micro * self.longest,
+            room=self.longest if self.objective.task.packs else None,
+        )
+        self.batches = Ahead(batches)
+
+    def halve(self, step: int) -> None:
+        """Memory ran out on some rank: half as many sequences at a time, on all, from now on."""
+        self.strategy.clear()
+        if self.micro == 1:
+            raise OutOfMemoryError.at_one_sequence(f"in step {step}")
+        self.cut(self.micro // 2)
+        self.evaluator = dataclasses.replace(self.evaluator, batch=self.micro)
+        if self.group.device.type == "cuda":
+            torch.cuda.empty_cache()  # pieces of the old sizes would be in the way
+        self.group.from_first(lambda: self.kept.write(self.micro))
+        log.warning(
+            "memory ran out: smaller micro-batches", extra={"step": step, "sequences": self.micro}
+        )
 
     # ----------------------------------------------------------------------------- its parts
 
@@ -181,10 +299,12 @@ class Trainer:
         if manifest is not None:
             self.checkpoints.load(manifest.progress.step, self.objective.model, self.optimizer)
             self.progress = manifest.progress
+            if self.stream is not None and self.progress.stream is not None:
+                self.stream.seek(self.progress.stream, step=self.progress.step)
             self.saved_step = manifest.progress.step
             self.telemetry.status.checkpoint = self.checkpoints.described(manifest)
             log.info("resumed", extra={"step": self.progress.step, "from": manifest.attempt})
-        peak = peak_flops(self.group.device)
+        peak = peak_flops(self.group.device, self.run.training.precision) if self.flops else None
         self.telemetry.plan(
             total_steps=self.schedule.total,
             peak_flops=peak * self.group.size if peak else None,
@@ -196,7 +316,7 @@ class Trainer:
         self.telemetry.stage(Stage.EVALUATING)
         spec = self.run.evaluation
         limit = spec.max_sequences if isinstance(spec, PretrainEvaluation) else None
-        best_by = spec.best_by if isinstance(spec, FinetuneEvaluation) else None
+        best_by = self.run.best_by if isinstance(self.run, FinetuneRun) else None
         measured = self.evaluator.measure(self.validation, limit=limit)
         if measured is None:
             self.stopping = True
@@ -206,55 +326,75 @@ class Trainer:
             self.save_now = True
         self.telemetry.validated(scores)
 
+    def look(self, examples: Examples) -> Numbers:
+        """What the model predicts for each example of a split, as it is now.
+
+        Raises:
+            TerminatedError: a rank was asked to stop.
+        """
+        self.telemetry.stage(Stage.EVALUATING)
+        measured = self.evaluator.measure(examples)
+        if measured is None:
+            raise TerminatedError(f"stopped while looking at the data at step {self.progress.step}")
+        return measured.predictions
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the score has stood still for long enough; all of it is in the checkpoint."""
+        spec = self.run.evaluation
+        patience = spec.patience if isinstance(spec, FinetuneEvaluation) else None
+        return patience is not None and self.progress.waited >= patience
+
     def save(self) -> None:
-        """Write a checkpoint of this step."""
+        """Have this step written while training goes on; at an end, wait for it."""
         self.telemetry.stage(Stage.SAVING)
-        started = time.monotonic()
-        saved = self.checkpoints.save(self.objective.model, self.optimizer, self.progress)
-        self.saved_step, self.saved_at, self.save_now = saved.step, time.monotonic(), False
-        self.telemetry.saved(saved, seconds=self.saved_at - started)
+        step = self.progress.step
+        wait = self.stopping or step == self.schedule.total or self.out_of_patience
+        if self.stream is not None:
+            self.progress.stream = self.stream.position(step * self.order.batch)
+        self.checkpoints.save(self.objective.model, self.optimizer, self.progress, wait=wait)
+        self.saved_step, self.saved_at, self.save_now = step, time.monotonic(), False
+        self.notice_saved()
+
+    def notice_saved(self) -> None:
+        """Tell of the checkpoint that was completed since, and learn what it cost."""
+        if saved := self.checkpoints.finished():
+            self.telemetry.saved(saved.checkpoint, blocked=saved.blocked, written=saved.written)
+            self.interval.learn(saved.blocked + saved.written)
+        waited = time.monotonic() - self.saved_at
+        if self.schedule.save_is_near(self.progress.step) or 2 * waited > self.interval.seconds:
+            self.checkpoints.warm_up()
 
     def save_is_due(self) -> bool:
         """The same answer on every rank."""
         step = self.progress.step
-        wanted = self.stopping or self.save_now or self.schedule.saves_at(step)
+        at_end = self.schedule.saves_at(step) or self.out_of_patience
+        wanted = self.stopping or self.save_now or at_end
         return wanted and step != self.saved_step
 
     def clock_says_save(self) -> bool:
         """Asked of the first rank only: its clock decides for all."""
-        return time.monotonic() - self.saved_at > self.schedule.save_seconds
+        due = time.monotonic() - self.saved_at > self.interval.seconds
+        return due and not self.checkpoints.in_flight
 
     def going_on(self) -> bool:
         """Whether nobody has asked this rank to stop; asking is a sign of life."""
         self.telemetry.alive()
         return not self.stop.requested
 
-    def autocast(self) -> Any:
+    def autocast(self, *, enabled: bool = True) -> Any:
         """bfloat16 for what tolerates it; the weights stay float32."""
-        enabled = self.run.training.precision is Precision.BF16
+        enabled = enabled and self.run.training.precision is not Precision.FP32
         return torch.autocast(self.group.device.type, torch.bfloat16, enabled=enabled)
-
-    @contextlib.contextmanager
-    def exchanging(self, *, gradients: bool) -> Iterator[None]:
-        """Only the last micro-batch of a step exchanges gradients between the ranks."""
-        if gradients or not isinstance(self.module, DistributedDataParallel):
-            yield
-        else:
-            with self.module.no_sync():
-                yield
-
-    def non_finite(self, step: int, loss: float, norm: float) -> NonFiniteError:
-        """What to say when the numbers have run away."""
-        status = self.telemetry.status
-        return NonFiniteError(
-            f"step {step}: loss {loss}, gradient norm {norm}; "
-            f"the last finite loss was {status.loss} at step {status.step}",
-            "lower training.optimizer.learningRate, lengthen the warm-up, or use precision FP32",
-        )
 
     def tell(self, done: StepReport) -> None:
         """Status and metrics after every step, a log line every few seconds."""
+        self.last_step = done
         self.telemetry.step(done)
+        if point := self.meter.add(done):
+            self.progress.curve.append(point)
+            self.telemetry.plotted(point)
+        self.notice_saved()
         now = time.monotonic()
         at_an_end = done.step in (self.telemetry.status.first_step, self.schedule.total)
         if at_an_end or now - self.told_at > SECONDS_BETWEEN_LOG_LINES:
@@ -278,13 +418,13 @@ def _counts(batches: list[Batch]) -> list[float]:
     ]
 
 
-def _trial(examples: Examples) -> Batch:
-    """One or two examples, to see which weights the loss reaches."""
-    indices = np.arange(min(2, len(examples)))
+def _some(examples: Examples, *, at_most: int) -> Batch:
+    """The first examples."""
+    indices = np.arange(min(at_most, len(examples)))
     return examples.batch(indices, np.zeros_like(indices))
 
 
-def _mean_length(examples: Examples) -> float:
-    """Tokens of an example, from so many of them that no corpus is too large to ask."""
+def _lengths(examples: Examples) -> Integers:
+    """Tokens of examples: so many of them that no corpus is too large to ask."""
     sample = np.linspace(0, len(examples) - 1, num=min(len(examples), 100_000), dtype=np.int64)
-    return float(examples.lengths(sample).mean())
+    return examples.lengths(sample)

@@ -1,6 +1,7 @@
 """Build the model of a run: an architecture from its configuration, or weights that exist."""
 
 import difflib
+import re
 from typing import Any
 
 import torch
@@ -13,30 +14,38 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from troika_api.v1alpha1.run import PretrainRun
+from troika_api.v1alpha1.run import FinetuneRun, PretrainRun
 
 from .errors import ConfigError
+from .loading import cannot_load
+from .method import Built, loading_options, refuse_adapter
 from .runfile import Run, local_or_hub
 from .tasks import Task
-
-_SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
+from .tokenizer import Tokenizers
 
 
 def build_model(run: Run, task: Task) -> PreTrainedModel:
+    """The model that `build` makes."""
+    return build(run, task).model
+
+
+def build(run: Run, task: Task) -> Built:
     """The model in float32 on the CPU, ready for its task. The same on every rank.
 
     Raises:
         ConfigError: transformers has no such architecture, field or head, or the text is too long.
     """
     torch.manual_seed(run.training.seed)
-    model = _fresh(run, task) if run.model.path is None else _loaded(run, task)
-    _check_length(run, model, task.tokenizer)
-    return model
+    built = Built(_fresh(run, task)) if run.model.path is None else _loaded(run, task)
+    if isinstance(task.preprocessing, Tokenizers):
+        _check_length(run, built.model, task.tokenizer)
+    return built
 
 
 def _fresh(run: Run, task: Task) -> PreTrainedModel:
     fields = run.model.config or {}
-    config = _config(dict(fields), task.tokenizer, task.model_settings())
+    config = _config(dict(fields), task)
+    _set_dropout(config, run, task)
     try:
         model: PreTrainedModel = task.auto_model.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
@@ -49,9 +58,7 @@ def _fresh(run: Run, task: Task) -> PreTrainedModel:
     return model
 
 
-def _config(
-    fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, settings: dict[str, Any]
-) -> PretrainedConfig:
+def _config(fields: dict[str, Any], task: Task) -> PretrainedConfig:
     kind = fields.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         near = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING), n=3, cutoff=0.5)
@@ -61,22 +68,9 @@ def _config(
         )
     known = CONFIG_MAPPING[kind]()
     _refuse_unknown(fields, known)
-    vocabulary = len(tokenizer)
-    if fields.get("vocab_size", vocabulary) < vocabulary:
-        raise ConfigError(
-            f"model.config.vocab_size {fields['vocab_size']} is smaller than the tokenizer's "
-            f"{vocabulary}",
-            "leave it out: it is taken from the tokenizer",
-        )
-    special = {
-        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None)
-        for name in _SPECIAL
-        if hasattr(known, f"{name}_token_id")
-    }
+    implied = task.preprocessing.model_settings(task.preprocessor, fields, known)
     try:
-        return AutoConfig.for_model(
-            kind, **{"vocab_size": vocabulary, **special, **settings, **fields}
-        )
+        return AutoConfig.for_model(kind, **{**implied, **task.model_settings(), **fields})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.config: {error}") from error
 
@@ -97,31 +91,53 @@ def _refuse_unknown(fields: dict[str, Any], known: PretrainedConfig) -> None:
             )
 
 
-def _loaded(run: Run, task: Task) -> PreTrainedModel:
-    path = local_or_hub(run.model.path or "")
+def _set_dropout(config: PretrainedConfig, run: Run, task: Task) -> None:
+    """Architectures call it hidden_dropout_prob, resid_pdrop, dropout_rate, ..."""
+    asked = run.training.dropout
+    dropout = task.dropout if asked is None else asked
+    if dropout is None:
+        return
+    text = config.get_text_config()
+    fields = [name for name in text.to_dict() if re.search(r"dropout|pdrop", name)]
+    fields = [name for name in fields if isinstance(getattr(text, name), int | float | None)]
+    if not fields and asked is not None:
+        raise ConfigError(
+            f"training.dropout: {config.model_type} models have no dropout", "leave it out"
+        )
+    for name in fields:
+        setattr(text, name, dropout)
+
+
+def _loaded(run: Run, task: Task) -> Built:
+    path, trusted = local_or_hub(run.model.path or ""), run.model.trust_remote_code
+    refuse_adapter(path)
     try:
-        model: PreTrainedModel = task.auto_model.from_pretrained(
+        config = AutoConfig.from_pretrained(
+            path, trust_remote_code=trusted, **task.model_settings()
+        )
+        _set_dropout(config, run, task)
+        model, info = task.auto_model.from_pretrained(
             path,
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
-            trust_remote_code=run.model.trust_remote_code,
-            **task.model_settings(),
+            trust_remote_code=trusted,
+            # A head for other classes or characters is a new one; the body's shape is its own.
+            ignore_mismatched_sizes=isinstance(run, FinetuneRun),
+            output_loading_info=True,
+            **loading_options(run),
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot load the model from {run.model.path}: {str(error).splitlines()[0][:300]}",
-            "name a directory that holds config.json and model.safetensors",
+        raise cannot_load(
+            "the model",
+            run.model.path or "",
+            error,
+            remedy="name a directory that holds config.json and model.safetensors",
         ) from error
-    vocabulary = model.config.get_text_config().vocab_size or 0
-    if vocabulary < len(task.tokenizer):
-        raise ConfigError(
-            f"the tokenizer has {len(task.tokenizer)} tokens, the model in {run.model.path} "
-            f"only {vocabulary}",
-            "use the tokenizer that the model was trained with",
-        )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = task.tokenizer.pad_token_id
-    return model
+    task.preprocessing.check(task.preprocessor, model.config, run.model.path or "")
+    names = {name for name, _ in model.named_parameters()}
+    fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    return Built(model, frozenset(fresh & names))
 
 
 def longest_input(model: PreTrainedModel) -> int | None:

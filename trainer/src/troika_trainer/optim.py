@@ -4,14 +4,21 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from troika_api.v1alpha1.method import MethodType
 from troika_api.v1alpha1.run import PretrainRun
 from troika_api.v1alpha1.training import Optimizer, ScheduleType
 
 from .runfile import Run
 
 PRETRAIN_LEARNING_RATE = 5e-4
-FINETUNE_LEARNING_RATE = 5e-5
+FINETUNE_LEARNING_RATE = {
+    MethodType.FULL: 5e-5,
+    MethodType.LORA: 2e-4,
+    MethodType.QLORA: 2e-4,
+    MethodType.FROZEN: 1e-3,
+}
 
 
 def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
@@ -34,7 +41,11 @@ def learning_rate(step: int, *, total: int, run: Run) -> float:
     """The rate of step 1, 2, ..., `total`: a line up, then the shape that the schedule names."""
     schedule, peak = run.training.schedule, run.training.optimizer.learning_rate
     if peak is None:
-        peak = PRETRAIN_LEARNING_RATE if isinstance(run, PretrainRun) else FINETUNE_LEARNING_RATE
+        peak = (
+            PRETRAIN_LEARNING_RATE
+            if isinstance(run, PretrainRun)
+            else FINETUNE_LEARNING_RATE[run.method.type]
+        )
     warmup = math.ceil(schedule.warmup_ratio * total)
     if step <= warmup:
         return peak * step / warmup
@@ -61,8 +72,9 @@ def gradients(model: nn.Module) -> list[torch.Tensor]:
 
 
 def gradient_norm(grads: list[torch.Tensor]) -> torch.Tensor:
-    """Global L2 norm, shape [], still on the device."""
-    return torch.nn.utils.get_total_norm(grads)
+    """Global L2 norm, shape [], still on the device; of sharded gradients on all ranks together."""
+    norm = torch.nn.utils.get_total_norm(grads)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def scale_and_clip(grads: list[torch.Tensor], *, scale: float, norm: float, clip: float) -> None:

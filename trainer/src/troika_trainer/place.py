@@ -54,7 +54,18 @@ class Place:
         return self.error_file.with_name("word.json") if self.error_file else None
 
 
-def threads_for(place: Place, *, sharing: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where the CPU limit of this container stands (cgroup v2)."""
+
+
+def cores(quota: Path = CPU_QUOTA) -> int:
+    """Cores that this container may use: its CPU limit in whole ones, not what the node has."""
+    limit = _limit(quota)
+    available = len(os.sched_getaffinity(0))
+    return max(1, min(available, limit) if limit is not None else available)
+
+
+def threads_for(place: Place, *, sharing: int, quota: Path = CPU_QUOTA) -> int:
     """Threads for one rank: more than its share of the cores only wait for each other.
 
     Args:
@@ -62,11 +73,17 @@ def threads_for(place: Place, *, sharing: int, quota: Path = Path("/sys/fs/cgrou
         sharing: Ranks on this machine, those of other pods too.
         quota: Where the limit of this container stands (cgroup v2).
     """
-    cores = len(os.sched_getaffinity(0))
-    share = cores // sharing
+    share = len(os.sched_getaffinity(0)) // sharing
+    limit = _limit(quota)
+    if limit is not None:
+        share = min(share, limit // place.local_world_size)
+    return max(1, share)
+
+
+def _limit(quota: Path) -> int | None:
+    """Whole cores of the limit; None where there is none."""
     try:
         limit, period = quota.read_text().split()
-        share = min(share, int(limit) // int(period) // place.local_world_size)
+        return int(limit) // int(period)
     except (OSError, ValueError):  # no cgroup v2, or the limit is "max"
-        pass
-    return max(1, share)
+        return None

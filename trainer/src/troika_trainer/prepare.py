@@ -1,53 +1,71 @@
-"""Bring tokenizer and data to where every rank can open them."""
+"""Bring preprocessor and data to where every rank can open them."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+import numpy as np
 
-from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import PretrainRun
 
-from . import data, tokenizer
+from . import data
+from .batch import Examples
 from .distributed import Group
+from .encode import Alive, counted
 from .errors import ConfigError
-from .rows import text_column
+from .preprocessor import Preprocessing
+from .rows import Row
 from .runfile import Run, local_or_hub
 from .shards import Store
+from .sources import Sources
+from .stream import DEFAULT_WINDOW, TEXT, Stream, held_out
 from .tasks import Task, task_class
+from .tasks.base import Numbers
+
+ROWS_FOR_A_TOKENIZER = 1_000_000
+"""Of a stream, which may take days to read to its end."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A directory on storage that all ranks share, filled by the first of them."""
+    """Directories on storage that all ranks share, filled by the first of them."""
 
-    directory: Path
+    shared: Path
+    """For what depends on nothing but what its name is a fingerprint of: other jobs may use it."""
+    own: Path
+    """For what belongs to this run."""
     group: Group
-    alive: data.Alive
+    alive: Alive
     """Called at every sign of progress."""
 
     def once(self, name: str, fill: Callable[[Path], None]) -> Path:
         """A directory of this name, filled now or by an earlier run."""
-        directory = self.directory / name
-        attempt = self.group.place.attempt
-        self.group.wait_for_first(lambda: data.make_directory(directory, fill, attempt=attempt))
+        directory = self.shared / name
+        self.group.wait_for_first(lambda: data.make_directory(directory, fill, self.alive))
         return directory
 
 
 def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
-    """Train or load the tokenizer, tokenize the data once, and open every split.
+    """Make or load the preprocessor, encode the data once, and open every split.
 
     Raises:
         DataError: the data is not what the run promised.
-        ConfigError: there is no usable tokenizer.
+        ConfigError: there is no usable preprocessor.
     """
     kind = task_class(run)
-    sources = data.Sources.of(run)
-    words = _tokenizer(run, kind, sources, cache)
-    task = kind(run, words)
+    sources = Sources.of(run)
+    preprocessor = _preprocessor(run, kind.preprocessing, sources, cache)
+    task = kind(run, preprocessor)
+    if isinstance(run, PretrainRun) and run.data.streaming:
+        return task, _stream(run, task, sources, cache.alive)
+    read_later = {"cache", "streaming", "shuffle_window"}
     key = data.fingerprint(
-        sources.identity(), tokenizer.fingerprint(words), run.data.wire(), kind.__name__
+        sources.identity(),
+        kind.preprocessing.fingerprint(preprocessor),
+        run.data.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=read_later),
+        kind.__name__,
     )
     directory = cache.once(
         f"data-{key}",
@@ -56,42 +74,76 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
     return task, data.open_splits(directory, task)
 
 
-def _tokenizer(
-    run: Run, kind: type[Task], sources: data.Sources, cache: Cache
-) -> PreTrainedTokenizerFast:
-    spec = run.tokenizer.train if isinstance(run, PretrainRun) else None
-    if spec is not None:
-        directory = _trained(run, kind, sources, cache, spec)
-        return tokenizer.load_tokenizer(str(directory), trust_remote_code=False)
-    named = run.tokenizer.path if isinstance(run, PretrainRun) else None
-    path = named or run.model.path
-    if path is None:
-        raise ConfigError("tokenizer: set train or path, for a model from a config brings none")
+def _stream(run: PretrainRun, task: Task, sources: Sources, alive: Alive) -> dict[str, Store]:
+    """Training rows without end, and as many held-out ones as are looked at."""
+    spec, training = run.data, run.training
+    window = spec.shuffle_window or max(DEFAULT_WINDOW, training.global_batch_size)
+    stream = Stream(
+        task,
+        sources,
+        window=window,
+        length=spec.sequence_length,
+        seed=training.seed,
+        alive=alive,
+    )
+    enough = run.evaluation.max_sequences * spec.sequence_length
+    return {
+        "train": Store.of({TEXT: stream}, {"split": "train"}),
+        "validation": held_out(task, sources, tokens=enough, alive=alive),
+    }
 
-    def load() -> PreTrainedTokenizerFast:
-        trusted = run.model.trust_remote_code
-        return tokenizer.load_tokenizer(local_or_hub(path), trust_remote_code=trusted)
+
+def first_look(
+    task: Task, splits: dict[str, Examples], cache: Cache, measure: Callable[[Examples], Numbers]
+) -> None:
+    """Let the task look at every split with the model as the run starts.
+
+    What it sees is kept: a later attempt needs no pass over the data, and sees the same even where
+    the start weights have changed on disk since.
+    """
+    for name, examples in splits.items():
+        task.first_look(examples, lambda split, name=name: _kept(name, split, cache, measure))  # type: ignore[misc]
+
+
+def _kept(
+    name: str, examples: Examples, cache: Cache, measure: Callable[[Examples], Numbers]
+) -> Numbers:
+    file = cache.own / f"first-look-{name}.npy"
+    if not cache.group.from_first(file.exists):
+        seen = measure(examples)  # by all ranks together
+        staged = file.with_suffix(f".tmp-{cache.group.place.attempt}.npy")
+        cache.group.from_first(lambda: _write_whole(file, staged, seen))
+    kept: Numbers = np.load(file)
+    return kept
+
+
+def _write_whole(file: Path, staged: Path, array: Numbers) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(staged, array)
+    staged.replace(file)
+
+
+def _preprocessor(run: Run, kind: Preprocessing, sources: Sources, cache: Cache) -> Any:
+    recipe = kind.recipe(run)
+    if recipe is not None:
+        streaming = isinstance(run, PretrainRun) and run.data.streaming
+        limit = ROWS_FOR_A_TOKENIZER if streaming else None
+        key = data.fingerprint(sources.identity(), recipe, *([limit] if limit else []))
+
+        def rows() -> Iterator[Row]:
+            return itertools.islice(counted(sources.rows("train"), cache.alive), limit)
+
+        def make(staged: Path) -> None:
+            kind.make(run, rows).save_pretrained(staged)
+
+        return kind.load(str(cache.once(f"{kind.name}-{key}", make)), trust_remote_code=False)
+    path = kind.path(run)
+    if path is None:
+        raise ConfigError(f"model: a model from a config brings no {kind.name}; name one by path")
+
+    def load() -> Any:
+        return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
 
     # Where it comes from the hub the first rank downloads it, and the others find it on disk.
     cache.group.wait_for_first(load)
     return load()
-
-
-def _trained(
-    run: Run, kind: type[Task], sources: data.Sources, cache: Cache, spec: TokenizerTraining
-) -> Path:
-    algorithm = spec.algorithm or kind.tokenizer_algorithm
-    column = run.data.train.column
-
-    def texts() -> Iterator[str]:
-        rows = data.counted(sources.rows("train"), cache.alive)
-        return (row.text(text_column(row, column)) for row in rows)
-
-    def train(staged: Path) -> None:
-        made = tokenizer.train_tokenizer(
-            texts, spec, algorithm=algorithm, bidirectional=kind.bidirectional
-        )
-        made.save_pretrained(staged)
-
-    key = data.fingerprint(sources.identity(), column, spec.wire(), algorithm, kind.bidirectional)
-    return cache.once(f"tokenizer-{key}", train)

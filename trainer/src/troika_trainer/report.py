@@ -1,7 +1,8 @@
 """The classification report: pure functions from labels and predictions to numbers and text."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,64 @@ from troika_api.contract import Score
 
 Integers = npt.NDArray[np.integer]
 
+WORST_SHOWN = 20
+LONGEST_SHOWN = 600
+"""Characters of a text in a report."""
+
+
+class Report(Protocol):
+    """What a task has to say beside its scores."""
+
+    @property
+    def classes(self) -> list[Score]:
+        """A line for each class; none where there are no classes."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json."""
+
+    def as_text(self) -> str:
+        """For people."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An example that the model got wrong."""
+
+    row: int
+    """Its number in the split, from 1."""
+    text: str
+    """What the model was given; empty where that is no text."""
+    expected: str
+    predicted: str
+    measure: str
+    """What `value` is, such as loss."""
+    value: float
+    picture: str = ""
+    """What the model was given, as a data URI, where that is an image."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json, which has no pictures."""
+        return {name: value for name, value in asdict(self).items() if name != "picture"}
+
+
+def worst(
+    badness: npt.NDArray[Any], show: Callable[[int], Mistake], *, above: float = 0.0
+) -> list[Mistake]:
+    """The worst examples, worst first.
+
+    Args:
+        badness: Of each example, shape [samples]; the higher the worse.
+        show: Makes one presentable.
+        above: What is no mistake yet.
+    """
+    order = np.argsort(-badness, kind="stable")[:WORST_SHOWN]
+    return [show(int(index)) for index in order if badness[index] > above]
+
+
+def shortened(text: str) -> str:
+    """A text that has room in a report."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+
 
 @dataclass(frozen=True)
 class ClassificationReport:
@@ -17,18 +76,21 @@ class ClassificationReport:
 
     accuracy: float
     classes: list[Score]
+    micro: Score
+    """Over all decisions, each the same weight."""
     macro: Score
     """Mean over the classes, each the same weight."""
     weighted: Score
     """Mean over the classes, weighted by how many samples they have."""
-    confusion: list[list[int]]
-    """Samples by true class (rows) and predicted class (columns)."""
+    confusion: list[list[int]] | None = None
+    """Samples by true class (rows) and predicted class (columns), where each has just one."""
 
     def as_dict(self) -> dict[str, Any]:
         """For report.json."""
         return {
             "accuracy": self.accuracy,
             "classes": [score.model_dump() for score in self.classes],
+            "micro": self.micro.model_dump(),
             "macro": self.macro.model_dump(),
             "weighted": self.weighted.model_dump(),
             "confusionMatrix": self.confusion,
@@ -41,13 +103,19 @@ class ClassificationReport:
         lines += [_line(score, width) for score in self.classes]
         total = self.weighted.support
         lines += ["", f"{'accuracy':>{width}}  {'':9}  {'':6}  {self.accuracy:6.3f}  {total:7}"]
-        lines += [_line(self.macro, width), _line(self.weighted, width), "", "confusion matrix"]
+        if self.confusion is None:  # else micro averages are the accuracy
+            lines.append(_line(self.micro, width))
+        lines += [_line(self.macro, width), _line(self.weighted, width)]
+        if self.confusion is not None:
+            lines += ["", "confusion matrix", *self._confusion_lines(self.confusion, width)]
+        return "\n".join(lines) + "\n"
+
+    def _confusion_lines(self, confusion: list[list[int]], width: int) -> Iterator[str]:
         names = [score.name for score in self.classes]
         cell = max(7, *(len(name) for name in names))
-        lines.append(" " * width + "".join(f"  {name:>{cell}}" for name in names))
-        for name, counts in zip(names, self.confusion, strict=True):
-            lines.append(f"{name:>{width}}" + "".join(f"  {count:{cell}}" for count in counts))
-        return "\n".join(lines) + "\n"
+        yield " " * width + "".join(f"  {name:>{cell}}" for name in names)
+        for name, counts in zip(names, confusion, strict=True):
+            yield f"{name:>{width}}" + "".join(f"  {count:{cell}}" for count in counts)
 
 
 def _line(score: Score, width: int) -> str:
@@ -72,22 +140,53 @@ def classification_report(
         names: Name of each class.
     """
     matrix = confusion_matrix(truth, predicted, len(names))
-    hits = np.diag(matrix).astype(float)
-    support = matrix.sum(axis=1)
-    precision = _ratio(hits, matrix.sum(axis=0))
-    recall = _ratio(hits, support)
-    f1 = _ratio(2 * precision * recall, precision + recall)
-    table = np.stack([precision, recall, f1])
-    total = int(support.sum())
-    return ClassificationReport(
-        accuracy=float(hits.sum() / max(total, 1)),
-        classes=[
-            _score(name, table[:, index], int(support[index])) for index, name in enumerate(names)
-        ],
-        macro=_score("macro avg", table.mean(axis=1), total),
-        weighted=_score("weighted avg", table @ support / max(total, 1), total),
-        confusion=matrix.tolist(),
+    counts = Counts(hits=np.diag(matrix), predicted=matrix.sum(axis=0), support=matrix.sum(axis=1))
+    accuracy = float(counts.hits.sum() / max(len(truth), 1))
+    return report_of(counts, names, accuracy=accuracy, confusion=matrix.tolist())
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What precision and recall are made from, for each class. Shape [classes] each."""
+
+    hits: Integers
+    """Found, and rightly so."""
+    predicted: Integers
+    """Found."""
+    support: Integers
+    """There to be found."""
+
+
+def report_of(
+    counts: Counts,
+    names: list[str],
+    *,
+    accuracy: float,
+    confusion: list[list[int]] | None = None,
+) -> ClassificationReport:
+    """Precision, recall and f1 of every class and over all; a ratio over nothing is 0."""
+    table = _scores(counts.hits, counts.predicted, counts.support)
+    total = int(counts.support.sum())
+    overall = _scores(
+        *(part.sum(keepdims=True) for part in (counts.hits, counts.predicted, counts.support))
     )
+    return ClassificationReport(
+        accuracy=accuracy,
+        classes=[
+            _score(name, table[:, index], int(counts.support[index]))
+            for index, name in enumerate(names)
+        ],
+        micro=_score("micro avg", overall[:, 0], total),
+        macro=_score("macro avg", table.mean(axis=1), total),
+        weighted=_score("weighted avg", table @ counts.support / max(total, 1), total),
+        confusion=confusion,
+    )
+
+
+def _scores(hits: Integers, predicted: Integers, support: Integers) -> npt.NDArray[np.float64]:
+    """Precision, recall and f1 of each class. Shape [3, classes]."""
+    precision, recall = _ratio(hits, predicted), _ratio(hits, support)
+    return np.stack([precision, recall, _ratio(2 * precision * recall, precision + recall)])
 
 
 def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -3,10 +3,13 @@
 A row that is not what the run promised ends the run with its file, line and column.
 """
 
+import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +73,8 @@ class Row:
     values: dict[str, Any]
     path: str
     line: int
+    filesystem: fsspec.AbstractFileSystem | None = None
+    """Where `path` is; the local disk where it is not said."""
 
     def text(self, column: str) -> str:
         """The text in a column.
@@ -77,14 +82,14 @@ class Row:
         Raises:
             DataError: the column is missing or holds something else.
         """
-        value = self._value(column)
+        value = self.value(column)
         if not isinstance(value, str):
             raise self.error(f"column {column!r}: expected text, got {_describe(value)}")
         return value
 
     def label(self, column: str) -> str:
         """A class name: text, whole numbers and booleans are names, nothing else is."""
-        value = self._value(column)
+        value = self.value(column)
         if isinstance(value, str) and value.strip():
             return value
         if isinstance(value, int):
@@ -93,11 +98,94 @@ class Row:
             f"column {column!r}: expected a label (text or a whole number), got {_describe(value)}"
         )
 
+    def labels(self, column: str, separator: str | None) -> list[str]:
+        """Several class names: a list, or text with a separator. None at all is fine.
+
+        Raises:
+            DataError: it is neither, or a name is no label.
+        """
+        value = self.value(column)
+        if isinstance(value, str) and separator is not None:
+            return [name.strip() for name in value.split(separator) if name.strip()]
+        if not isinstance(value, list):
+            raise self.error(
+                f"column {column!r}: expected a list of labels as in other rows, "
+                f"got {_describe(value)}"
+            )
+        names = [str(item) for item in value if isinstance(item, str | int) and str(item).strip()]
+        if len(names) != len(value):
+            raise self.error(f"column {column!r}: expected labels only, got {_describe(value)}")
+        return names
+
+    def number(self, column: str) -> float:
+        """A finite number, also one written as text.
+
+        Raises:
+            DataError: it is none.
+        """
+        value = self.value(column)
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                if math.isfinite(number := float(value)):
+                    return number
+        raise self.error(f"column {column!r}: expected a number, got {_describe(value)}")
+
+    def words(self, column: str) -> list[str]:
+        """A list of texts, or text split at blanks.
+
+        Raises:
+            DataError: it is neither.
+        """
+        value = self.value(column)
+        if isinstance(value, str):
+            return value.split()
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+        raise self.error(f"column {column!r}: expected a list of texts, got {_describe(value)}")
+
+    def content(self, column: str) -> bytes:
+        """A file's content: in the column itself, or at the path that it holds.
+
+        Paths are relative to the row's file. Parquet may hold bytes, or {bytes, path} as the
+        datasets library writes images and sounds.
+
+        Raises:
+            DataError: the column holds something else, or there is no such file.
+        """
+        value = self.value(column)
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value
+        if not isinstance(value, str) or not value:
+            raise self.error(
+                f"column {column!r}: expected the path of a file (or bytes), got {_describe(value)}"
+            )
+        filesystem = self.filesystem or fsspec.filesystem("file")
+        path = str(PurePosixPath(self.path).parent / value)
+        try:
+            found: bytes = filesystem.cat_file(path)
+        except _BAD_INPUT as error:
+            raise DataError(
+                f"{self.path}, line {self.line}, column {column!r}: cannot read {path}: "
+                f"{getattr(error, 'strerror', None) or type(error).__name__}",
+                f"paths are relative to the folder of {PurePosixPath(self.path).name}; "
+                "put the file there, or correct or drop the row",
+            ) from error
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error}") from error
+        return found
+
     def error(self, problem: str) -> DataError:
         """A failure that points at this row."""
         return DataError(f"{self.path}, line {self.line}, {problem}", "correct or drop the row")
 
-    def _value(self, column: str) -> Any:
+    def value(self, column: str) -> Any:
+        """What stands in a column.
+
+        Raises:
+            DataError: there is no such column.
+        """
         if column not in self.values:
             raise DataError(
                 f"{self.path}, line {self.line}: no column {column!r}; "
@@ -158,25 +246,30 @@ def _format(path: str, kind: FileFormat) -> FileFormat | None:
     return _FORMAT_OF_ENDING.get(ending.lower())
 
 
-def read_rows(file: DataFile) -> Iterator[Row]:
+def read_rows(file: DataFile, *, after: int = 0) -> Iterator[Row]:
     """The rows of one file, in order.
+
+    Args:
+        file: What to read.
+        after: Leave out the rows up to this line; most of the work of reading them, too.
 
     Raises:
         DataError: the file cannot be opened, decoded or parsed.
     """
     try:
         if file.format is FileFormat.PARQUET:
-            yield from _parquet(file)
+            yield from _parquet(file, after)
             return
         with file.filesystem.open(file.path, "rb", compression=_compression(file.path)) as raw:
             lines = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             match file.format:
                 case FileFormat.CSV:
-                    yield from _csv(file, lines)
+                    rows = _csv(file, lines)
+                    yield from (row for row in rows if row.line > after)
                 case FileFormat.TEXT:
-                    yield from _text(file, lines)
+                    yield from _text(file, _numbered(lines, after))
                 case _:
-                    yield from _jsonl(file, lines)
+                    yield from _jsonl(file, _numbered(lines, after))
     except _BAD_INPUT as error:
         raise DataError(
             f"cannot read {file.path} as {file.format}: {error}",
@@ -190,8 +283,12 @@ def _compression(path: str) -> str | None:
     return "gzip" if path.endswith(".gz") else None
 
 
-def _jsonl(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
+def _numbered(lines: io.TextIOWrapper, after: int) -> Iterator[tuple[int, str]]:
+    return itertools.islice(enumerate(lines, start=1), after, None)
+
+
+def _jsonl(file: DataFile, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:
@@ -206,7 +303,7 @@ def _jsonl(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
                 f"{file.path}, line {number}: expected a JSON object, got {_describe(values)}",
                 "write one object a line (JSON Lines)",
             )
-        yield Row(values, file.path, number)
+        yield Row(values, file.path, number, file.filesystem)
 
 
 def _csv(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
@@ -223,23 +320,31 @@ def _csv(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
                 f"expected {len(header)} fields, got {len(values)}",
                 "quote fields that hold the delimiter or a line break",
             )
-        yield Row(dict(zip(header, values, strict=True)), file.path, reader.line_num)
+        named = dict(zip(header, values, strict=True))
+        yield Row(named, file.path, reader.line_num, file.filesystem)
 
 
-def _text(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
+def _text(file: DataFile, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
     """Each line that is not empty is a row, as in fairseq and transformers' own scripts."""
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         if text := line.strip():
             yield Row({TEXT_COLUMN: text}, file.path, number)
 
 
-def _parquet(file: DataFile) -> Iterator[Row]:
+def _parquet(file: DataFile, after: int) -> Iterator[Row]:
     number = 0
     with file.filesystem.open(file.path, "rb") as raw:
-        for batch in parquet.ParquetFile(raw).iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(values, file.path, number)
+        opened = parquet.ParquetFile(raw)
+        groups = list(range(opened.num_row_groups))
+        while groups and number + (size := opened.metadata.row_group(groups[0]).num_rows) <= after:
+            number += size
+            groups.pop(0)
+        for batch in opened.iter_batches(batch_size=1024, row_groups=groups):
+            known = min(max(after - number, 0), batch.num_rows)
+            rows = batch.slice(known).to_pylist()
+            for line, values in enumerate(rows, start=number + known + 1):
+                yield Row(values, file.path, line, file.filesystem)
+            number += batch.num_rows
 
 
 def _describe(value: object) -> str:

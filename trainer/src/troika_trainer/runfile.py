@@ -6,7 +6,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from troika_api import contract
-from troika_api.v1alpha1.run import RUN, FinetuneRun, PretrainRun
+from troika_api.v1alpha1.method import MethodType
+from troika_api.v1alpha1.run import RUN, FinetuneRun, Objective, PretrainRun
+from troika_api.v1alpha1.training import AUTO, Precision, Sharding
 
 from .errors import ConfigError
 
@@ -41,8 +43,9 @@ def read_run(path: Path) -> Run:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """`training.steps` from ('PretrainJob', 'training', 'steps'): the union's tag is no field."""
-    parts = [str(part) for part in location if part not in ("PretrainJob", "FinetuneJob")]
+    """`training.steps` from ('PretrainJob', 'training', 'steps'): tags of unions are no fields."""
+    tags = ("PretrainJob", "FinetuneJob", "constrained-int", f"literal['{AUTO}']")
+    parts = [str(part) for part in location if part not in tags]
     return ".".join(parts) or "the file"
 
 
@@ -61,10 +64,41 @@ def _check(run: Run) -> None:
     validation = run.data.validation
     if (validation.uri is None) == (validation.fraction is None):
         raise ConfigError("data.validation: set exactly one of uri and fraction")
+    if isinstance(run, PretrainRun):
+        _check_stream(run)
     micro, total = run.training.micro_batch_size, run.training.global_batch_size
-    if micro is not None and micro > total:
+    if isinstance(micro, int) and micro > total:
         raise ConfigError(
             f"training.microBatchSize {micro} must not be larger than globalBatchSize {total}"
+        )
+    if isinstance(run, FinetuneRun) and run.method.type is MethodType.QLORA:
+        if run.training.sharding is not Sharding.NONE:
+            raise ConfigError(
+                "training.sharding: QLoRA cannot be sharded: weights in 4 bits have no parts",
+                "use method LoRA with FSDP",
+            )
+        if run.training.precision is Precision.FP8:
+            raise ConfigError(
+                "training.precision: QLoRA computes in BF16: its weights are in 4 bits already"
+            )
+
+
+def _check_stream(run: PretrainRun) -> None:
+    window = run.data.shuffle_window
+    if window is not None and not run.data.streaming:
+        raise ConfigError("data.shuffleWindow is read with data.streaming only", "leave it out")
+    if window is not None and window < run.training.global_batch_size:
+        raise ConfigError(
+            f"data.shuffleWindow {window} must be at least globalBatchSize "
+            f"{run.training.global_batch_size}"
+        )
+    if run.data.streaming and run.objective is Objective.MASKED_IMAGE:
+        raise ConfigError(
+            "data.streaming reads text, and MaskedImage has none", "leave data.streaming out"
+        )
+    if run.data.streaming and run.training.epochs is not None:
+        raise ConfigError(
+            "data.streaming: a stream has no epochs", "set training.steps or training.tokens"
         )
 
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from troika_api.v1alpha1.base import duration_seconds
 from troika_api.v1alpha1.run import FinetuneRun
 
 from .batches import Order
@@ -18,8 +17,6 @@ class Schedule:
     evaluate_at: frozenset[int]
     save_every: int | None
     """Steps between two checkpoints, or None where a clock decides."""
-    save_seconds: float
-    """Time between two checkpoints; infinite where steps decide."""
 
     @classmethod
     def of(cls, run: Run, order: Order, *, tokens_per_example: float) -> "Schedule":
@@ -33,9 +30,12 @@ class Schedule:
             evaluate_at = {*range(0, total, every), total}
         interval = run.checkpoint.interval
         if interval.endswith("steps"):
-            steps = int(interval.removesuffix("steps"))
-            return cls(total, frozenset(evaluate_at), steps, math.inf)
-        return cls(total, frozenset(evaluate_at), None, duration_seconds(interval))
+            return cls(total, frozenset(evaluate_at), int(interval.removesuffix("steps")))
+        return cls(total, frozenset(evaluate_at), None)
+
+    def save_is_near(self, step: int) -> bool:
+        """Whether half of the steps to the first checkpoint are done."""
+        return self.save_every is not None and 2 * step >= self.save_every < self.total
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is due by the count of steps."""

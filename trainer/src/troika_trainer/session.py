@@ -1,41 +1,60 @@
 """One run on one rank, in the order that things happen. Everything here may import torch."""
 
 from troika_api.contract import Stage
+from troika_api.v1alpha1.training import Precision
 
+from . import float8
 from .checkpoint import Checkpoints, checkpoint_directory
 from .distributed import process_group
 from .finish import finish
 from .loop import Trainer
-from .model import build_model
+from .method import apply_method, check_machine
+from .model import build
 from .place import Place
-from .prepare import Cache, prepare_task
+from .prepare import Cache, first_look, prepare_task
+from .recompute import checkpoint_activations
 from .runfile import Run
 from .shutdown import StopSignal
+from .stream import stream_of
 from .tasks.base import Objective
 from .telemetry import Telemetry
+from .tracking import Tracking, trackers
 
 
 def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> None:
     """Prepare, train, evaluate, export."""
+    check_machine(run)
+    float8.check_device(run.training)
     directory = checkpoint_directory(run.checkpoint.uri)
     with process_group(place) as group:
         checkpoints = Checkpoints(directory, keep=run.checkpoint.keep, group=group)
         checkpoints.register()
 
         telemetry.stage(Stage.TOKENIZING)
-        task, stores = prepare_task(run, Cache(directory / "cache", group, telemetry.alive))
+        own, named = directory / "cache", run.data.cache
+        shared = checkpoint_directory(named.uri, "data.cache.uri") if named else own
+        cache = Cache(shared, own, group, telemetry.alive)
+        task, stores = prepare_task(run, cache)
         splits = {name: task.examples(store) for name, store in stores.items()}
 
         telemetry.stage(Stage.LOADING)
+        built = build(run, task)
+        adapter = apply_method(run, built, pipeline_tag=task.pipeline_tag)
+        if run.training.precision is Precision.FP8:
+            float8.use_float8(built.model)
+        checkpoint_activations(built.model, run.training.activation_checkpointing)
         trainer = Trainer(
-            Objective(build_model(run, task), task),
+            Objective(built.model, task, adapter),
             train=splits["train"],
             validation=splits["validation"],
             group=group,
+            stream=stream_of(stores["train"]),
             checkpoints=checkpoints,
             telemetry=telemetry,
             stop=stop,
         )
-        with stop.finishing_steps():
-            trainer.fit()
-        finish(trainer, test=splits.get("test"))
+        with telemetry.tracking(Tracking(trackers(run, directory) if group.is_first else ())):
+            with stop.finishing_steps():
+                first_look(task, splits, cache, trainer.look)
+                trainer.fit()
+            finish(trainer, test=splits.get("test"))

@@ -12,7 +12,8 @@ whole or not there.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,23 @@ class Column:
 class Store:
     """A directory of columns, opened for reading."""
 
+    facts: dict[str, Any]
+    """What the writer noted beside the columns."""
+    columns: dict[str, Column]
+
     def __init__(self, directory: Path) -> None:
         index = json.loads((directory / "index.json").read_text())
-        self.facts: dict[str, Any] = index["facts"]
-        """What the writer noted beside the columns."""
+        self.facts = index["facts"]
         self.columns = {
             name: _open(directory, name, entry) for name, entry in index["columns"].items()
         }
+
+    @classmethod
+    def of(cls, columns: dict[str, Column], facts: dict[str, Any]) -> "Store":
+        """One that is on no disk."""
+        store = cls.__new__(cls)
+        store.columns, store.facts = columns, facts
+        return store
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -110,6 +121,37 @@ def _open(directory: Path, name: str, entry: dict[str, Any]) -> Column:
     return Column(list(parts), offsets)
 
 
+def join(directory: Path, parts: Sequence[Path], facts: Mapping[str, Any]) -> None:
+    """Make one store of several, in their order. Files are moved, only offsets are written anew."""
+    directory.mkdir(parents=True, exist_ok=True)
+    entries = [json.loads((part / "index.json").read_text())["columns"] for part in parts]
+    columns: dict[str, Any] = {}
+    for name, kind in entries[0].items():
+        number, base = 0, np.zeros(1, dtype=np.int64)
+        with (directory / f"{name}.offsets.bin").open("wb") as offsets:
+            offsets.write(base.tobytes())
+            for part, entry in zip(parts, entries, strict=True):
+                for shard in range(entry[name]["parts"]):
+                    source = part / f"{name}.{shard:05}.bin"
+                    source.rename(directory / f"{name}.{number:05}.bin")
+                    number += 1
+                if kind["ragged"]:
+                    own = np.fromfile(part / f"{name}.offsets.bin", dtype=np.int64)
+                    offsets.write((own[1:] + base).tobytes())
+                    base = own[-1:] + base
+        if not kind["ragged"]:
+            (directory / f"{name}.offsets.bin").unlink()
+        columns[name] = {**kind, "parts": number}
+    for part in parts:
+        shutil.rmtree(part)
+    _write_index(directory, columns, facts)
+
+
+def _write_index(directory: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    index = {"columns": columns, "facts": dict(facts)}
+    (directory / "index.json").write_text(json.dumps(index, indent=1))
+
+
 class Writer:
     """Appends examples to a new store."""
 
@@ -126,10 +168,8 @@ class Writer:
 
     def close(self, facts: Mapping[str, Any]) -> None:
         """Write what is left, and the index last."""
-        index = {name: column.close() for name, column in self._columns.items()}
-        (self._directory / "index.json").write_text(
-            json.dumps({"columns": index, "facts": dict(facts)}, indent=1)
-        )
+        columns = {name: column.close() for name, column in self._columns.items()}
+        _write_index(self._directory, columns, facts)
 
 
 class _Appender:
@@ -154,12 +194,13 @@ class _Appender:
         self._flush()
         if self._kind.ragged:
             offsets = np.asarray(self._offsets, dtype=np.int64)
-            offsets.tofile(self._directory / f"{self._name}.offsets.bin")
+            (self._directory / f"{self._name}.offsets.bin").write_bytes(offsets.tobytes())
         return {"dtype": self._kind.dtype, "ragged": self._kind.ragged, "parts": self._parts}
 
     def _flush(self) -> None:
         if self._pending_items:
             path = self._directory / f"{self._name}.{self._parts:05}.bin"
-            np.concatenate(self._pending).tofile(path)
+            # Not `tofile`, which says of a full disk how many items were written, and no more.
+            path.write_bytes(np.concatenate(self._pending).data)
             self._parts += 1
         self._pending, self._pending_items = [], 0

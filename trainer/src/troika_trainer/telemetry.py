@@ -4,18 +4,26 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from troika_api import metrics
-from troika_api.contract import LastWord, SavedCheckpoint, Stage, TrainerStatus
+from troika_api.contract import Evaluation, LastWord, SavedCheckpoint, Stage, TrainerStatus
 
+from .bar import Bar
+from .errors import TerminatedError
 from .place import Place
 from .series import JobSeries
 from .server import serve
+from .tracking import Outcome, Tracking
+
+if TYPE_CHECKING:
+    from .curve import Point
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +58,11 @@ class StepReport:
 class Telemetry:
     """The status of one process, and the metrics of the whole run on the first."""
 
-    def __init__(self, *, kind: str, name: str, place: Place) -> None:
+    def __init__(self, *, kind: str, name: str, place: Place, bar: Bar | None = None) -> None:
         self.status = TrainerStatus(attempt=place.attempt, last_progress=time.time())
         self._place = place
+        self._bar = bar
+        self._tracking = Tracking()
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -70,6 +80,22 @@ class Telemetry:
             port = serve(self._registry, self.status.to_json)
             log.info("serving metrics and status", extra={"port": port})
         return self
+
+    @contextlib.contextmanager
+    def tracking(self, tracking: Tracking) -> Iterator[None]:
+        """In here every number goes to these trackers too; however it ends, they are told."""
+        self._tracking = tracking
+        outcome = Outcome.FAILED
+        try:
+            yield
+            outcome = Outcome.SUCCEEDED
+        except (TerminatedError, KeyboardInterrupt):
+            outcome = Outcome.TERMINATED
+            raise
+        finally:
+            if self._bar:
+                self._bar.stop()
+            tracking.end(outcome)
 
     def stage(self, stage: Stage) -> None:
         """A new thing is being done."""
@@ -101,6 +127,20 @@ class Telemetry:
         self.status.step = step
         self.status.tokens = tokens
         self._series.set(metrics.TRAIN_STEP, step)
+        # What was told of the step of a checkpoint is true; of later ones it will be told again.
+        self._tracking.begin(step + 1 if step else 0)
+        if self._bar:
+            self._bar.start(step=step, total=self.status.total_steps)
+
+    def arrived(self) -> None:
+        """The last step was made; early stopping makes it an earlier one than was planned."""
+        if self.status.step != self.status.total_steps:
+            log.info("stopped early", extra={"step": self.status.step})
+        self.status.total_steps = self.status.step
+        self.status.eta_seconds = 0.0
+        if self._bar:
+            self._bar.stop()
+        self._series.set(metrics.TRAIN_TARGET_STEPS, self.status.step)
 
     def step(self, done: StepReport) -> None:
         """An optimizer step was made."""
@@ -122,7 +162,22 @@ class Telemetry:
         series.observe(metrics.TRAIN_STEP_SECONDS, done.seconds)
         series.phase("data", done.data_seconds)
         series.phase("step", done.seconds - done.data_seconds)
+        if self._bar:
+            self._bar.step(status)
         self.alive()
+
+    def plotted(self, point: "Point") -> None:
+        """A point of the curves was reached."""
+        numbers = {
+            "train/loss": point.loss,
+            "train/learning_rate": point.learning_rate,
+            "train/gradient_norm": point.gradient_norm,
+            "train/tokens_per_second": point.tokens_per_second,
+            "train/tokens": float(self.status.tokens),
+        }
+        if self.status.model_flops_utilization is not None:
+            numbers["train/mfu"] = self.status.model_flops_utilization
+        self._tracking.log(point.step, numbers)
 
     def log_step(self, done: StepReport) -> None:
         """Tell about a step; the loop decides how often."""
@@ -142,16 +197,23 @@ class Telemetry:
         """The model was measured on validation."""
         self.status.validation_loss = scores["loss"]
         self._series.set(metrics.TRAIN_VALIDATION_LOSS, scores["loss"])
+        self._tracking.log(self.status.step, named("validation", scores))
         rounded = {name: round(value, 5) for name, value in scores.items()}
         log.info("validation", extra={"step": self.status.step, **rounded})
 
-    def saved(self, checkpoint: SavedCheckpoint, *, seconds: float) -> None:
-        """A checkpoint is complete; it held the loop up for so long."""
+    def saved(self, checkpoint: SavedCheckpoint, *, blocked: float, written: float) -> None:
+        """A checkpoint is complete; seconds for which the loop stood still, and of the writing."""
         self.status.checkpoint = checkpoint
         self._series.set(metrics.CHECKPOINT_LAST_SUCCESS, checkpoint.time)
-        self._series.observe(metrics.CHECKPOINT_SECONDS, seconds)
-        log.info("checkpoint", extra={"step": checkpoint.step, "seconds": round(seconds, 3)})
+        self._series.observe(metrics.CHECKPOINT_SECONDS, blocked)
+        fields = {"blocked_seconds": round(blocked, 3), "seconds": round(written, 3)}
+        log.info("checkpoint", extra={"step": checkpoint.step, **fields})
         self.alive()
+
+    def tested(self, evaluation: Evaluation) -> None:
+        """The exported model was measured."""
+        if evaluation.split == "test":  # what was measured on validation is known
+            self._tracking.log(self.status.step, named("test", evaluation.metrics))
 
     def leave_word(self, word: LastWord) -> None:
         """Hand the launcher what it writes as the pod's last word."""
@@ -172,3 +234,8 @@ class Telemetry:
         if self.status.total_steps is not None:
             left = self.status.total_steps - done.step
             self.status.eta_seconds = round(left * seconds / len(self._window), 1)
+
+
+def named(split: str, scores: dict[str, float]) -> dict[str, float]:
+    """Scores as trackers call them, such as test/f1."""
+    return {f"{split}/{name}": value for name, value in scores.items()}

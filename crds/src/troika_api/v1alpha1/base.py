@@ -11,6 +11,9 @@ _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 _NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+INT_OR_STRING = "x-kubernetes-int-or-string"
+"""Marks the one union that Kubernetes knows."""
+
 _PVC = "self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^ ]*)?$')"
 
 

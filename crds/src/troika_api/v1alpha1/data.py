@@ -4,8 +4,10 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
-from .base import CamelModel, StorageURI, cel, validations
+from .base import CamelModel, StorageURI, VolumeURI, cel, validations
+from .tasks import TASKS_OF_FIELD, Task
 
 Column = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -26,7 +28,8 @@ class DataSource(CamelModel):
     uri: StorageURI
     """Where the files are; `*` and `**` match many files, which are read in sorted order."""
     column: Column = "text"
-    """Column that holds the text (pretraining; ignored for plain text files)."""
+    """Column that holds the text, or the image as a path relative to the row's file or as bytes
+    (pretraining; ignored for plain text files)."""
     format: FileFormat = FileFormat.AUTO
     """File format. Auto goes by the ending: .jsonl .csv .tsv .parquet .txt, also with .gz."""
 
@@ -49,15 +52,46 @@ class ValidationSource(CamelModel):
     """Share of the training rows to hold out, chosen by a hash of the row: it never moves."""
 
 
-class PretrainData(CamelModel):
-    """Text to learn from."""
+class DataCache(CamelModel):
+    """Where tokenized data is kept, so that it is made once."""
 
+    uri: VolumeURI
+    """Directory on storage that every node mounts. Jobs that name the same one share what the first
+    of them made: tokens of the same files, columns and tokenizer, and tokenizers learnt from them.
+    What nobody needs any more may be deleted; a job that misses it makes it again."""
+
+
+class PretrainData(CamelModel):
+    """Text or images to learn from."""
+
+    model_config = {
+        "json_schema_extra": validations(
+            cel(
+                "!has(self.shuffleWindow) || self.streaming",
+                "shuffleWindow is read with streaming only: all sequences are shuffled without it",
+                field=".shuffleWindow",
+            )
+        )
+    }
     train: DataSource
     """Training files."""
     validation: ValidationSource = ValidationSource(fraction=0.01)
-    """Held-out text for the validation loss. Default: 1 % of the training rows."""
+    """Held-out rows for the validation loss. Default: 1 % of the training rows."""
     sequence_length: Annotated[int, Field(ge=8, le=131072)] = 512
-    """Tokens per sequence; documents are joined and cut to this length."""
+    """Tokens per sequence; documents are joined and cut to this length (objectives on text)."""
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Images become squares of this side in pixels (MaskedImage, model from a config). Default:
+    224. A model that is loaded brings its own size."""
+    cache: DataCache | None = None
+    """Where tokenized data is kept. Default: below checkpoint.uri, for this job alone."""
+    streaming: bool = False
+    """Tokenize the rows as they are read and keep nothing on disk, for text that is larger than it.
+    Every rank reads all of it. The files are shuffled, and then the sequences in a window that
+    moves on; validation is at most evaluation.maxSequences sequences from its beginning. Needs
+    training.steps or tokens. A tokenizer is learnt from the first million rows."""
+    shuffle_window: Annotated[int, Field(ge=1, le=16777216)] | None = None
+    """Sequences that streaming shuffles at a time, at least globalBatchSize. Default: 8192, or
+    globalBatchSize where that is more."""
 
 
 class Columns(CamelModel):
@@ -68,22 +102,109 @@ class Columns(CamelModel):
     text_pair: Column | None = None
     """Second text for tasks on pairs."""
     label: Column = "label"
-    """Target."""
+    """Target: a class, a list of classes, or a number (Regression)."""
+    tokens: Column = "tokens"
+    """Words of a sentence: a list, or text split at blanks (TokenClassification)."""
+    tags: Column = "tags"
+    """One BIO tag a word, such as O, B-person, I-person (TokenClassification)."""
+    question: Column = "question"
+    """Question (QuestionAnswering)."""
+    context: Column = "context"
+    """Text that holds the answer (QuestionAnswering)."""
+    answers: Column = "answers"
+    """As in SQuAD: {text: [...], answer_start: [...]}, starts in characters; empty lists where
+    the context has no answer (QuestionAnswering)."""
+    query: Column = "query_id"
+    """What tells the candidates of one query from those of another (Ranking)."""
+    history: Column = "history"
+    """What is known of who asks, oldest first (Ranking)."""
+    candidate: Column = "candidate"
+    """What may be shown (Ranking)."""
+    relevance: Column = "relevance"
+    """How well the candidate fits, a number from 0 up (Ranking)."""
+    source: Column = "source"
+    """Text to start from (Seq2Seq)."""
+    target: Column = "target"
+    """Text to write (Seq2Seq)."""
+    messages: Column = "messages"
+    """Conversation: a list of {role, content} (Chat). A row without this column is read as a
+    prompt and a completion."""
+    prompt: Column = "prompt"
+    """What the user says, as text or as a list of messages (Chat, Preference)."""
+    completion: Column = "completion"
+    """What the assistant answers (Chat)."""
+    chosen: Column = "chosen"
+    """The better answer (Preference)."""
+    rejected: Column = "rejected"
+    """The worse answer (Preference)."""
+    image: Column = "image"
+    """Image: a path relative to the row's file, or the file's bytes (Parquet)."""
+    objects: Column = "objects"
+    """What an image shows: {bbox: [[x, y, width, height], ...], category: [...]}, boxes in pixels
+    from the top left (ObjectDetection)."""
+    audio: Column = "audio"
+    """Sound: a path relative to the row's file, or the file's bytes (Parquet)."""
+    transcript: Column = "transcript"
+    """What is said (SpeechRecognition)."""
+
+
+DEFAULT_COLUMNS: dict[str, str | None] = Columns().model_dump(by_alias=True)
+"""The name of every column, by its role, where a job says nothing."""
 
 
 class FinetuneData(CamelModel):
     """Labelled rows: train to learn from, validation to choose the checkpoint, test to report."""
 
+    model_config = {
+        "json_schema_extra": validations(
+            cel(
+                "!has(self.stride) || self.stride * 2 <= self.maxLength",
+                "stride must be at most half of maxLength",
+                field=".stride",
+            )
+        )
+    }
     train: DataSource
     """Training files."""
     validation: ValidationSource = ValidationSource(fraction=0.1)
     """Rows that choose the best checkpoint. Default: 10 % of the training rows."""
     test: DataSource | None = None
     """Rows for the final report, read once at the end. Default: the report is on validation."""
+    cache: DataCache | None = None
+    """Where tokenized data is kept. Default: below checkpoint.uri, for this job alone."""
     columns: Columns = Columns()
     """Names of the columns."""
     max_length: Annotated[int, Field(ge=8, le=131072)] = 512
-    """Longest input in tokens; longer ones are cut at the end."""
+    """Longest input in tokens; longer ones are cut at the end (Ranking: the oldest history goes;
+    QuestionAnswering: nothing goes, the context is read in windows)."""
+    stride: Annotated[int, Field(ge=0, le=65536)] | None = None
+    """Tokens that two windows of a long context share. Default: a quarter of maxLength."""
+    packing: bool | None = None
+    """Put several conversations into one row of at most maxLength tokens, so that nearly nothing
+    is padding; none sees another, and the loss is the same (Chat). Pays on GPUs with flash
+    attention. Default: no; conversations of similar length share a batch."""
+    label_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None
+    """What separates the labels of a row that has many, such as | in a CSV file. Rows whose label
+    is a list need none."""
+    max_target_length: Annotated[int, Field(ge=8, le=131072)] | None = None
+    """Longest target in tokens (Seq2Seq). Default: maxLength."""
+    prefix: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Text that is put before every source, such as "summarize: " (Seq2Seq)."""
+    max_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = None
+    """Longest clip in seconds: AudioClassification cuts longer ones at the end, SpeechRecognition
+    refuses them. Default: 30."""
+
+    def check(self, task: Task) -> None:
+        """What only some tasks can use.
+
+        Raises:
+            ValueError: a field is set that the task does not read, or the fields do not fit.
+        """
+        if self.stride is not None and self.stride * 2 > self.max_length:
+            raise ValueError(f"data.stride {self.stride} is more than half of data.maxLength")
+        for field, readers in TASKS_OF_FIELD.items():
+            if getattr(self, field) is not None and task not in readers:
+                raise ValueError(f"data.{to_camel(field)} is read by {', '.join(readers)} only")
 
 
 class TokenizerTraining(CamelModel):
@@ -92,6 +213,6 @@ class TokenizerTraining(CamelModel):
     vocab_size: Annotated[int, Field(ge=256, le=1048576)] = 8192
     """Entries of the vocabulary, special tokens included."""
     algorithm: Literal["WordPiece", "ByteLevelBPE"] | None = None
-    """Default: WordPiece for MaskedLM, ByteLevelBPE for CausalLM."""
+    """Default: WordPiece for MaskedLM, ByteLevelBPE for CausalLM and Denoising."""
     lowercase: bool = False
     """Fold case before splitting."""

@@ -4,10 +4,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from .base import CamelModel, validations
-from .data import FinetuneData
+from .base import CamelModel, cel, validations
+from .data import DEFAULT_COLUMNS, FinetuneData
+from .method import Loss, Method
 from .resource import SPEC_RULES, JobSpec, ModelFrom, Resource, immutable
-from .run import Task
+from .tasks import Task, task_rules
 from .training import FinetuneEvaluation
 
 
@@ -26,13 +27,40 @@ class FinetuneSpec(JobSpec):
     model_config = ConfigDict(
         json_schema_extra=validations(
             *SPEC_RULES,
-            *immutable("model", "task", "data", "training", "evaluation", "checkpoint", "output"),
+            *task_rules(DEFAULT_COLUMNS),
+            cel(
+                "!(has(self.method.type) && self.method.type == 'QLoRA') || "
+                "!has(self.training.sharding) || self.training.sharding == 'None'",
+                "QLoRA cannot be sharded: weights in 4 bits have no parts; use LoRA with FSDP",
+                field=".training.sharding",
+            ),
+            cel(
+                "!(has(self.method.type) && self.method.type == 'QLoRA') || "
+                "!has(self.training.precision) || self.training.precision != 'FP8'",
+                "QLoRA computes in BF16: its weights are in 4 bits already",
+                field=".training.precision",
+            ),
+            *immutable(
+                "model",
+                "task",
+                "method",
+                "loss",
+                "data",
+                "training",
+                "evaluation",
+                "checkpoint",
+                "output",
+            ),
         )
     )
     model: FinetuneModel
     """The model to adapt."""
     task: Task
     """What is learnt."""
+    method: Method = Method()
+    """Which weights are trained."""
+    loss: Loss = Loss()
+    """How errors are weighed."""
     data: FinetuneData
     """Labelled rows."""
     evaluation: FinetuneEvaluation = FinetuneEvaluation()

@@ -21,7 +21,7 @@ ModelConfig = Annotated[
                     "type": "string",
                     "minLength": 1,
                     "maxLength": 64,
-                    "description": "Architecture, for example bert, roberta, gpt2 or llama.",
+                    "description": "Architecture, for example bert, gpt2, llama or vit_mae.",
                 }
             },
             "required": ["model_type"],
@@ -74,9 +74,41 @@ class PretrainSpec(JobSpec):
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "has(self.tokenizer) || has(self.model.from)",
+                "has(self.tokenizer) || has(self.model.from) || self.objective == 'MaskedImage'",
                 "a model from scratch needs a tokenizer: set tokenizer.train or tokenizer.from",
                 field=".tokenizer",
+            ),
+            cel(
+                "!self.masking.wholeWord || self.objective == 'MaskedLM'",
+                "wholeWord is read by MaskedLM only",
+                field=".masking.wholeWord",
+            ),
+            cel(
+                "!has(self.tokenizer) || self.objective != 'MaskedImage'",
+                "MaskedImage has no text: leave tokenizer out",
+                field=".tokenizer",
+            ),
+            cel(
+                "!has(self.data.imageSize) || "
+                "(self.objective == 'MaskedImage' && has(self.model.config))",
+                "data.imageSize is read by MaskedImage only, for a model from a config",
+                field=".data.imageSize",
+            ),
+            cel(
+                "!self.data.streaming || self.objective != 'MaskedImage'",
+                "streaming reads text: set objective to MaskedLM, CausalLM or Denoising",
+                field=".data.streaming",
+            ),
+            cel(
+                "!self.data.streaming || !has(self.training.epochs)",
+                "a stream has no epochs: set training.steps or training.tokens",
+                field=".training.epochs",
+            ),
+            cel(
+                "!has(self.data.shuffleWindow) || "
+                "self.data.shuffleWindow >= self.training.globalBatchSize",
+                "shuffleWindow must be at least globalBatchSize",
+                field=".data.shuffleWindow",
             ),
             *SPEC_RULES,
             *immutable(
@@ -95,19 +127,19 @@ class PretrainSpec(JobSpec):
     model: PretrainModel
     """Architecture or weights."""
     tokenizer: Tokenizer | None = None
-    """Tokenizer; may be left out when the model comes with one."""
+    """Tokenizer; may be left out when the model comes with one, or has no text."""
     objective: Objective
     """What is predicted."""
     masking: Masking = Masking()
-    """How MaskedLM hides tokens."""
+    """What is hidden (MaskedLM, Denoising, MaskedImage)."""
     data: PretrainData
-    """Text to learn from."""
+    """Text or images to learn from."""
     evaluation: PretrainEvaluation = PretrainEvaluation()
     """When the validation loss is measured."""
 
 
 class PretrainJob(Resource):
-    """Pretrains a language model on the cluster's nodes."""
+    """Pretrains a model on the cluster's nodes."""
 
     plural: ClassVar[str] = "pretrainjobs"
     short_name: ClassVar[str] = "ptj"

@@ -8,6 +8,7 @@ from .base import CamelModel, Name, StorageURI, cel, validations
 from .compute import Compute
 from .policy import Policy
 from .status import JobStatus
+from .tracking import Tracking
 from .training import Checkpoint, Output, Training
 
 GROUP = "troika.dev"
@@ -48,6 +49,27 @@ class ModelFrom(CamelModel):
     """Name of a FinetuneJob in the same namespace."""
 
 
+class TrackingSecret(CamelModel):
+    """A Secret with what opens the trackers."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the Secret, in the job's namespace."""
+
+
+class JobTracking(Tracking):
+    """Experiment trackers, and the Secret that opens them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("has(self.mlflow) || has(self.wandb)", "set mlflow, wandb or both")
+        )
+    )
+    secret: TrackingSecret | None = None
+    """Secret with what opens the trackers. Of its keys these become variables of the trainer pods,
+    and no others: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD;
+    WANDB_API_KEY."""
+
+
 SPEC_RULES = [
     cel(
         "self.training.globalBatchSize >= self.compute.nodes * "
@@ -57,9 +79,27 @@ SPEC_RULES = [
         field=".training.globalBatchSize",
     ),
     cel(
+        "!has(self.training.precision) || self.training.precision != 'FP8' || "
+        "(has(self.compute.gpusPerNode) && self.compute.gpusPerNode > 0)",
+        "FP8 needs GPUs: set compute.gpusPerNode, or use BF16",
+        field=".training.precision",
+    ),
+    cel(
+        "!has(self.training.sharding) || self.training.sharding != 'HybridFSDP' || "
+        "(has(self.compute.processesPerNode) ? self.compute.processesPerNode : "
+        "self.compute.gpusPerNode) > 1",
+        "HybridFSDP shards among the processes of a node, and there is one: use FSDP",
+        field=".training.sharding",
+    ),
+    cel(
         "self.checkpoint.uri != self.output.uri",
         "output.uri must not be checkpoint.uri: the model needs a directory of its own",
         field=".output.uri",
+    ),
+    cel(
+        "!has(self.data.cache) || self.data.cache.uri != self.output.uri",
+        "data.cache.uri must not be output.uri, whose content a finished job replaces",
+        field=".data.cache.uri",
     ),
 ]
 """Cross-field rules of both kinds; pydantic does not inherit schema extras, so specs name them."""
@@ -76,6 +116,9 @@ class JobSpec(CamelModel):
     """Where the state of the run is saved."""
     output: Output
     """Where the model goes."""
+    tracking: JobTracking | None = None
+    """Trackers that get the run's numbers beside TensorBoard's event files. A change counts from
+    the next attempt on."""
     policy: Policy = Policy()
     """How the job lives. May be changed while it runs."""
 

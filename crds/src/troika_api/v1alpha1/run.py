@@ -3,10 +3,13 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from .base import CamelModel
-from .data import FinetuneData, PretrainData, TokenizerTraining
+from .data import DEFAULT_COLUMNS, FinetuneData, PretrainData, TokenizerTraining
+from .method import Loss, Method
+from .tasks import TASKS, Criterion, Task, readers_of
+from .tracking import Tracking
 from .training import (
     Checkpoint,
     FinetuneEvaluation,
@@ -21,19 +24,25 @@ class Objective(StrEnum):
 
     MASKED_LM = "MaskedLM"
     CAUSAL_LM = "CausalLM"
-
-
-class Task(StrEnum):
-    """What a FinetuneJob learns to do."""
-
-    TEXT_CLASSIFICATION = "TextClassification"
+    DENOISING = "Denoising"
+    MASKED_IMAGE = "MaskedImage"
 
 
 class Masking(CamelModel):
-    """How MaskedLM hides tokens: of the chosen ones 80 % are masked, 10 % random, 10 % kept."""
+    """What is hidden.
 
-    probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
-    """Share of the tokens that must be predicted."""
+    MaskedLM: of the chosen tokens 80 % are masked, 10 % random, 10 % kept. Denoising: whole spans
+    are hidden; T5 and its kin get a sentinel for each and predict the spans, BART and its kin get
+    one mask for each and predict the text. MaskedImage: patches are hidden.
+    """
+
+    probability: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of the tokens or patches that are hidden. Default: 0.15; 0.3 for BART and its kin; 0.75
+    for MaskedImage."""
+    whole_word: bool = False
+    """Hide all tokens of a word or none (MaskedLM)."""
+    span_length: Annotated[float, Field(ge=1.0, le=64.0)] = 3.0
+    """Mean length of a hidden span in tokens (Denoising)."""
 
 
 class RunModel(CamelModel):
@@ -69,6 +78,8 @@ class RunBase(CamelModel):
     """Where to save the state of the run."""
     output: Output
     """Where to put the model."""
+    tracking: Tracking | None = None
+    """Trackers that get the numbers; their keys stand in the environment."""
 
 
 class PretrainRun(RunBase):
@@ -81,9 +92,9 @@ class PretrainRun(RunBase):
     tokenizer: RunTokenizer = RunTokenizer()
     """Tokenizer."""
     masking: Masking = Masking()
-    """How MaskedLM hides tokens."""
+    """What is hidden (MaskedLM, Denoising, MaskedImage)."""
     data: PretrainData
-    """Text to learn from."""
+    """Text or images to learn from."""
     evaluation: PretrainEvaluation = PretrainEvaluation()
     """When the validation loss is measured."""
 
@@ -95,10 +106,38 @@ class FinetuneRun(RunBase):
     """Tells the two kinds of run apart."""
     task: Task
     """What is learnt."""
+    method: Method = Method()
+    """Which weights are trained."""
+    loss: Loss = Loss()
+    """How errors are weighed."""
     data: FinetuneData
     """Labelled rows."""
     evaluation: FinetuneEvaluation = FinetuneEvaluation()
     """How the best checkpoint is chosen."""
+
+    @property
+    def best_by(self) -> Criterion:
+        """The score that chooses the checkpoint."""
+        return self.evaluation.best_by or TASKS[self.task].criteria[0]
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> "FinetuneRun":
+        """What the CRD states in CEL, for run files written by hand."""
+        facts = TASKS[self.task]
+        if self.best_by not in facts.criteria:
+            raise ValueError(
+                f"evaluation.bestBy {self.best_by}: {self.task} is chosen by one of "
+                + ", ".join(facts.criteria)
+            )
+        for role, column in self.data.columns.wire().items():
+            if role not in facts.columns and column != DEFAULT_COLUMNS[role]:
+                raise ValueError(f"data.columns.{role} is not read by {self.task}")
+        for field in self.loss.wire():
+            if field not in facts.loss:
+                raise ValueError(f"loss.{field} is read by {', '.join(readers_of(field))} only")
+        self.data.check(self.task)
+        self.method.check()
+        return self
 
 
 Run = Annotated[PretrainRun | FinetuneRun, Field(discriminator="kind")]

@@ -137,7 +137,7 @@ class EvaluationStatus(CamelModel):
     split: Literal["validation", "test"]
     """Split that was scored."""
     metrics: Annotated[dict[str, float], Field(max_length=32)] = {}
-    """Headline scores by name, for example loss, perplexity, accuracy, f1, f1Weighted."""
+    """Headline scores by name, for example loss, perplexity, accuracy, f1 or f1Weighted."""
     classes: Annotated[list[ClassScore], Field(max_length=100)] = []
     """Scores per class, the 100 with the most rows."""
     best_step: Count | None = None

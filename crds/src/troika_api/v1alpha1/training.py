@@ -5,18 +5,65 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import DURATION, CamelModel, VolumeURI, cel, validations
+from .base import DURATION, INT_OR_STRING, CamelModel, VolumeURI, cel, validations
+from .tasks import Criterion
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-INTERVAL = rf"{DURATION}|^[1-9][0-9]*steps$"
+AUTO = "Auto"
+STEPS = "steps"
+INTERVAL = rf"{DURATION}|^[1-9][0-9]*{STEPS}$|^{AUTO}$"
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass; weights and optimizer state stay float32."""
+    """Arithmetic of the forward and backward pass; weights and optimizer state stay float32.
+
+    FP8: BF16, with the matrix products of the layers in 8 bits; needs GPUs that have it (NVIDIA
+    compute capability 8.9 or later), and is refused at the start on others and on the CPU.
+    """
 
     FP32 = "FP32"
     BF16 = "BF16"
+    FP8 = "FP8"
+
+
+class Sharding(StrEnum):
+    """How the state of the training lies on the ranks.
+
+    None: a copy of weights and optimizer state on each (data parallel). FSDP: each holds a part of
+    them. HybridFSDP: the ranks of a node hold the parts among them, and every node has all, so that
+    only gradients travel between nodes. On one rank all three are the same.
+    """
+
+    NONE = "None"
+    FSDP = "FSDP"
+    HYBRID = "HybridFSDP"
+
+
+class ActivationCheckpointing(StrEnum):
+    """What the forward pass keeps for the backward pass.
+
+    None: everything. Selective: the results of matrix products and attention of each layer; what
+    is cheap is computed again. Full: the input of each layer; all else is computed again.
+    """
+
+    NONE = "None"
+    SELECTIVE = "Selective"
+    FULL = "Full"
+
+
+MicroBatchSize = Annotated[
+    Annotated[int, Field(ge=1, le=65536)] | Literal["Auto"],
+    Field(
+        json_schema_extra=validations(
+            cel(
+                "type(self) == string ? self == 'Auto' : self >= 1 && self <= 65536",
+                "expected a number from 1 to 65536, or Auto",
+            ),
+            **{INT_OR_STRING: True},
+        )
+    ),
+]
 
 
 class ScheduleType(StrEnum):
@@ -33,7 +80,8 @@ class Optimizer(CamelModel):
     type: Literal["AdamW"] = "AdamW"
     """Optimizer."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
-    """Peak learning rate. Default: 5e-4 for pretraining, 5e-5 for fine-tuning."""
+    """Peak learning rate. Default: 5e-4 for pretraining; for fine-tuning 5e-5 (Full), 2e-4 (LoRA,
+    QLoRA) or 1e-3 (Frozen)."""
     weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.01
     """Decay per step, times the learning rate."""
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.98]
@@ -66,7 +114,8 @@ class Training(CamelModel):
                 "set exactly one of steps, tokens and epochs",
             ),
             cel(
-                "!has(self.microBatchSize) || self.microBatchSize <= self.globalBatchSize",
+                "!has(self.microBatchSize) || type(self.microBatchSize) == string || "
+                "self.microBatchSize <= self.globalBatchSize",
                 "microBatchSize must not be larger than globalBatchSize",
                 field=".microBatchSize",
             ),
@@ -80,14 +129,23 @@ class Training(CamelModel):
     """Passes over the training data."""
     global_batch_size: Annotated[int, Field(ge=1, le=1048576)] = 32
     """Sequences per optimizer step over all ranks; it stays when the number of ranks changes."""
-    micro_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
-    """Sequences per forward pass of one rank. Default: the rank's whole share, at most 32."""
+    micro_batch_size: MicroBatchSize | None = None
+    """Sequences per forward pass of one rank; the rest of its share of a step is accumulated. Auto:
+    found by trying and kept for the run. Default: the rank's whole share, at most 32; a result that
+    does not depend on the machine. Where memory runs out it is halved, whatever is set here."""
     optimizer: Optimizer = Optimizer()
     """Optimizer and its rates."""
     schedule: Schedule = Schedule()
     """Learning rate over time."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Dropout everywhere in the model. Default: what the model's configuration says; none for
+    Preference, whose reference is measured without."""
     precision: Precision = Precision.BF16
     """Arithmetic of the forward and backward pass."""
+    sharding: Sharding = Sharding.NONE
+    """How weights, gradients and optimizer state lie on the ranks."""
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE
+    """What the forward pass keeps, and what the backward pass computes again to save memory."""
     compile: bool = False
     """Compile the model with torch.compile; pays on GPUs for long runs."""
     seed: Annotated[int, Field(ge=0, le=4294967295)] = 17
@@ -106,8 +164,18 @@ class PretrainEvaluation(CamelModel):
 class FinetuneEvaluation(CamelModel):
     """How the best checkpoint is chosen. Validation runs after every epoch."""
 
-    best_by: Literal["f1", "accuracy", "loss"] = "f1"
-    """Metric on validation that chooses the exported checkpoint (f1 is the macro average)."""
+    best_by: Criterion | None = None
+    """Score on validation that chooses the exported checkpoint; of losses and errors the lowest,
+    of the others the highest. Default: f1 (macro for classes, of whole entities for
+    TokenClassification), pearson for Regression, ndcgAt10 for Ranking, bleu for Seq2Seq, loss for
+    Chat, accuracy for Preference, mAP for ObjectDetection, wer for SpeechRecognition."""
+    patience: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Stop early after this many evaluations in a row that brought no better score.
+    Default: train to the end."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    """Longest text written for a source in evaluation (Seq2Seq). Default: 128."""
+    beams: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Beams of the search for that text (Seq2Seq). Default: 1, the likeliest token each time."""
 
 
 class Checkpoint(CamelModel):
@@ -116,7 +184,8 @@ class Checkpoint(CamelModel):
     uri: VolumeURI
     """Directory for checkpoints, on storage that every node mounts."""
     interval: Annotated[str, Field(pattern=INTERVAL, max_length=32)] = "10m"
-    """Time between two checkpoints, such as 10m, or a number of steps, such as 500steps."""
+    """Time between two checkpoints, such as 10m; a number of steps, such as 500steps; or Auto.
+    Auto: as often as pays (Young/Daly), from the measured cost and the failures seen so far."""
     keep: Annotated[int, Field(ge=1, le=100)] = 3
     """Newest checkpoints to keep."""
 

@@ -7,8 +7,9 @@ from kubernetes.aio.client import V1ConfigMap
 from troika_api.contract import claims, local_path
 from troika_api.v1alpha1.base import CamelModel
 from troika_api.v1alpha1.pretrain import PretrainJob
-from troika_api.v1alpha1.resource import ModelFrom
+from troika_api.v1alpha1.resource import JobTracking, ModelFrom
 from troika_api.v1alpha1.run import FinetuneRun, PretrainRun, RunModel, RunTokenizer
+from troika_api.v1alpha1.tracking import Tracking
 
 from . import names
 from .labels import Job, metadata
@@ -29,12 +30,18 @@ def build_run(job: Job, base_model: str | None) -> PretrainRun | FinetuneRun:
         "training": spec.training,
         "checkpoint": _opened(spec.checkpoint),
         "output": _opened(spec.output),
+        "tracking": _public(spec.tracking) if spec.tracking else None,
     }
     model = RunModel(
         path=local_path(base_model) if base_model else None,
         trust_remote_code=spec.model.trust_remote_code,
     )
-    opened = {"train": _opened(spec.data.train), "validation": _opened(spec.data.validation)}
+    cache = spec.data.cache
+    opened = {
+        "train": _opened(spec.data.train),
+        "validation": _opened(spec.data.validation),
+        "cache": _opened(cache) if cache else None,
+    }
     if isinstance(job, PretrainJob):
         return PretrainRun(
             **shared,
@@ -50,9 +57,16 @@ def build_run(job: Job, base_model: str | None) -> PretrainRun | FinetuneRun:
         **shared,
         model=model,
         task=job.spec.task,
+        method=job.spec.method,
+        loss=job.spec.loss,
         data=job.spec.data.model_copy(update={**opened, "test": _opened(test) if test else None}),
         evaluation=job.spec.evaluation,
     )
+
+
+def _public(given: JobTracking) -> Tracking:
+    """What the trainer reads of it; the Secret is for the pod."""
+    return Tracking(mlflow=given.mlflow, wandb=given.wandb)
 
 
 def _tokenizer(job: PretrainJob) -> RunTokenizer:
@@ -83,7 +97,9 @@ def input_uris(job: Job, base_model: str | None) -> list[str]:
 
 def mounts(job: Job, base_model: str | None) -> dict[str, bool]:
     """Claims to mount, by name, and whether the trainer only reads them."""
-    written = set(claims(job.spec.checkpoint.uri, job.spec.output.uri))
+    spec = job.spec
+    cache = [spec.data.cache.uri] if spec.data.cache else []
+    written = set(claims(spec.checkpoint.uri, spec.output.uri, *cache))
     read = set(claims(*input_uris(job, base_model)))
     return {claim: claim not in written for claim in sorted(written | read)}
 

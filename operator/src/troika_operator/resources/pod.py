@@ -22,10 +22,12 @@ from kubernetes.aio.client import (
 
 from troika_api import contract
 from troika_api.v1alpha1.compute import Compute
+from troika_api.v1alpha1.training import AUTO
 
 from . import names
 from .attempt import Platform, Shape
 from .labels import Job
+from .rate import failure_every_seconds
 
 COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 NODE_GONE_SECONDS = 30
@@ -91,23 +93,39 @@ def environment(job: Job, shape: Shape) -> list[V1EnvVar]:
         # torch asks getpass for a name, which fails for a user that /etc/passwd does not know.
         "USER": "troika",
     }
+    if job.spec.checkpoint.interval == AUTO:
+        every = failure_every_seconds(job.status, shape)
+        fixed[contract.ENV_FAILURE_EVERY_SECONDS] = f"{every:.0f}"
     given_names = {given.name for given in job.spec.compute.env}
     rank = V1EnvVarSource(field_ref=V1ObjectFieldSelector(field_path=COMPLETION_INDEX))
     return [
         *(V1EnvVar(name=k, value=v) for k, v in fixed.items() if k not in given_names),
         V1EnvVar(name=contract.ENV_NODE_RANK, value_from=rank),
+        *(variable for variable in tracking_keys(job) if variable.name not in given_names),
         *(
             V1EnvVar(name=given.name, value=given.value)
             if given.secret is None
-            else V1EnvVar(
-                name=given.name,
-                value_from=V1EnvVarSource(
-                    secret_key_ref=V1SecretKeySelector(name=given.secret.name, key=given.secret.key)
-                ),
-            )
+            else _from_secret(given.name, given.secret.name, given.secret.key)
             for given in job.spec.compute.env
         ),
     ]
+
+
+def tracking_keys(job: Job) -> list[V1EnvVar]:
+    """What opens the trackers: these variables and no others, whatever else the Secret holds.
+
+    Without one of them the pod starts all the same: a tracker never stops a training.
+    """
+    tracking = job.spec.tracking
+    if tracking is None or tracking.secret is None:
+        return []
+    secret = tracking.secret.name
+    return [_from_secret(key, secret, key, optional=True) for key in contract.ENV_TRACKING]
+
+
+def _from_secret(name: str, secret: str, key: str, *, optional: bool | None = None) -> V1EnvVar:
+    selector = V1SecretKeySelector(name=secret, key=key, optional=optional)
+    return V1EnvVar(name=name, value_from=V1EnvVarSource(secret_key_ref=selector))
 
 
 def resources(compute: Compute, shape: Shape) -> V1ResourceRequirements:

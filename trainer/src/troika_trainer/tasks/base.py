@@ -1,7 +1,7 @@
 """What the loop, the data and the report ask of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,10 +12,16 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typing_extensions import override
 
+from troika_api.v1alpha1.run import FinetuneRun
 from troika_trainer.batch import Batch, Examples
+from troika_trainer.flops import FlopCounter, flop_counter
+from troika_trainer.method import Adapter
+from troika_trainer.preprocessor import Preprocessing
+from troika_trainer.report import Mistake, Report
 from troika_trainer.rows import Row
 from troika_trainer.runfile import Run
 from troika_trainer.shards import ColumnType, Example, Store
+from troika_trainer.tokenizer import Tokenizers
 
 Numbers = npt.NDArray[Any]
 
@@ -29,7 +35,12 @@ class Measured:
     weight: int
     """Number of predictions."""
     predictions: Numbers
-    """What `Task.forward` gave for each example, in order. Shape [samples, ...]."""
+    """What `Task.forward` gave for each example, in order. Shape [samples, ...]; where batches
+    differ in the second dimension the narrow ones are filled with `IGNORED`."""
+
+
+Look = Callable[[Examples], Numbers]
+"""Runs the model over a split and gives its predictions for each example, in order."""
 
 
 class Task(ABC):
@@ -42,14 +53,30 @@ class Task(ABC):
     """transformers' Auto class with the right head."""
     pipeline_tag: ClassVar[str]
     """What the Hugging Face hub calls models of this kind."""
-    tokenizer_algorithm: ClassVar[str] = "WordPiece"
-    """For a tokenizer learnt from the data, where the run names none."""
-    bidirectional: ClassVar[bool] = True
-    """Whether text is framed by special tokens and can be masked."""
+    preprocessing: ClassVar[Preprocessing] = Tokenizers(algorithm="WordPiece", bidirectional=True)
+    """What turns the content of a row into numbers."""
 
-    def __init__(self, run: Run, tokenizer: PreTrainedTokenizerFast) -> None:
+    one_prediction_each: ClassVar[bool] = False
+    """Whether every example is one prediction: then the examples of a step may be of one length."""
+
+    dropout: ClassVar[float | None] = None
+    """Dropout where the run says nothing. None: what the model's configuration says."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether several training examples share a row."""
+        return False
+
+    def __init__(self, run: Run, preprocessor: Any) -> None:
         self.run = run
-        self.tokenizer = tokenizer
+        self.preprocessor = preprocessor
+        """The tokenizer, image processor, ...: what `preprocessing` has loaded or made."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The preprocessor of a task on text."""
+        assert isinstance(self.preprocessor, PreTrainedTokenizerFast)
+        return self.preprocessor
 
     # From rows to examples on disk.
 
@@ -88,6 +115,16 @@ class Task(ABC):
     def attach(self, model: PreTrainedModel) -> None:  # noqa: B027 - an offer
         """Look at the model once, before the first batch."""
 
+    def first_look(self, examples: Examples, look: Look) -> None:  # noqa: B027 - an offer
+        """Look at a split with the model as it is before the first step of the run.
+
+        Called for every split, in every attempt; what `look` sees is kept from the first one.
+        """
+
+    def flop_counter(self, model: PreTrainedModel) -> FlopCounter | None:
+        """What a token costs, or None where the rules for transformers do not tell: no MFU then."""
+        return flop_counter(model)
+
     @abstractmethod
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the model.
@@ -97,24 +134,43 @@ class Task(ABC):
             from, shape [samples, ...] (empty while training).
         """
 
+    def finish(self, model: PreTrainedModel) -> None:  # noqa: B027 - an offer
+        """Change the trained model into the one that is exported, once, after all scores."""
+
     # How well it does.
 
     @abstractmethod
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
         """Scores by name, `loss` among them."""
 
-    def report(self, measured: Measured, examples: Examples) -> Any:  # noqa: ARG002
-        """More than numbers by name: a `ClassificationReport`, where it is one."""
+    def report(self, measured: Measured, examples: Examples) -> Report | None:  # noqa: ARG002
+        """More than numbers by name, where there is more to say."""
         return None
+
+    def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:  # noqa: ARG002
+        """What went most wrong, worst first, where a person can see from it why."""
+        return []
+
+
+class FinetuneTask(Task):
+    """A task that adapts a model to labelled rows."""
+
+    @property
+    def spec(self) -> FinetuneRun:
+        """The run, which must be one that fine-tunes."""
+        assert isinstance(self.run, FinetuneRun)
+        return self.run
 
 
 class Objective(nn.Module):
     """A model with its task's loss: what is differentiated, distributed and compiled."""
 
-    def __init__(self, model: PreTrainedModel, task: Task) -> None:
+    def __init__(self, model: PreTrainedModel, task: Task, adapter: Adapter | None = None) -> None:
         super().__init__()
         self.model = model
         self.task = task
+        self.adapter = adapter
+        """What is exported in place of the model, where only an adapter was trained."""
 
     @override
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,6 +180,13 @@ class Objective(nn.Module):
 def no_predictions(batch: Batch) -> torch.Tensor:
     """What `Task.forward` gives for metrics while training. Shape [samples, 0]."""
     return torch.empty(batch.samples, 0)
+
+
+def while_measuring(
+    model: PreTrainedModel, batch: Batch, predictions: torch.Tensor
+) -> torch.Tensor:
+    """The predictions, or nothing while training, when nobody reads them."""
+    return no_predictions(batch) if model.training else predictions
 
 
 def smallest_dtype(vocabulary: int) -> str:

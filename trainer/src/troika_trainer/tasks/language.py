@@ -12,6 +12,7 @@ from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.errors import DataError
 from troika_trainer.rows import Row, text_column
 from troika_trainer.shards import ColumnType, Example, Store
+from troika_trainer.tokenizer import Tokenizers
 
 from .base import Measured, Task, smallest_dtype
 
@@ -54,6 +55,11 @@ class LanguageTask(Task):
         return self.run
 
     @property
+    def framed(self) -> bool:
+        """Whether the tokenizer ends each text with a token of its own."""
+        return isinstance(self.preprocessing, Tokenizers) and self.preprocessing.bidirectional
+
+    @property
     @override
     def columns(self) -> dict[str, ColumnType]:
         return {"input_ids": ColumnType(smallest_dtype(len(self.tokenizer)))}
@@ -68,7 +74,7 @@ class LanguageTask(Task):
         end = self.tokenizer.eos_token_id
         encoded = self.tokenizer(texts, add_special_tokens=True, return_attention_mask=False)
         for tokens in encoded["input_ids"]:
-            if not self.bidirectional and end is not None and tokens[-1:] != [end]:
+            if not self.framed and end is not None and tokens[-1:] != [end]:
                 tokens.append(end)
             yield {"input_ids": np.asarray(tokens)}
 

@@ -1,21 +1,31 @@
 """MaskedLM: predict the tokens that were hidden (BERT, RoBERTa, DistilBERT, ELECTRA's encoder)."""
 
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from tokenizers.models import WordPiece
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 from typing_extensions import override
 
-from troika_trainer.batch import Batch, Examples, Integers
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers
 from troika_trainer.errors import ConfigError
+from troika_trainer.heads import Head
 from troika_trainer.randomness import draw, uniform
+from troika_trainer.tokenizer import Tokenizers
 
 from .base import Measured, no_predictions
 from .language import LanguageTask
 
-IGNORED = -100
+DEFAULT_SHARE = 0.15
+"""Of the tokens that must be predicted, as in BERT."""
+
+
+_BEGINNINGS = "Ġ▁Ċĉč"
+"""Blank, line break and tab, as byte-level BPE and SentencePiece write them."""
 
 
 class _Draw(IntEnum):
@@ -31,8 +41,7 @@ class MaskedLM(LanguageTask):
 
     auto_model = AutoModelForMaskedLM
     pipeline_tag = "fill-mask"
-    tokenizer_algorithm = "WordPiece"
-    bidirectional = True
+    preprocessing = Tokenizers(algorithm="WordPiece", bidirectional=True)
 
     @override
     def collate(self, tokens: Integers, indices: Integers, epochs: Integers) -> Batch:
@@ -41,8 +50,9 @@ class MaskedLM(LanguageTask):
         point = (epochs[:, None], indices[:, None], np.arange(tokens.shape[1])[None, :])
         seed = self.run.training.seed
         ordinary = ~np.isin(tokens, self.tokenizer.all_special_ids)
-        share = self.spec.masking.probability
-        chosen = ordinary & (uniform(seed, _Draw.CHOICE, *point) < share)
+        unit = self._word_starts(tokens) if self.spec.masking.whole_word else point[2]
+        share = self.spec.masking.probability or DEFAULT_SHARE
+        chosen = ordinary & (uniform(seed, _Draw.CHOICE, *point[:2], unit) < share)
         how = uniform(seed, _Draw.HOW, *point)
         others = (draw(seed, _Draw.TOKEN, *point) % np.uint64(len(self.tokenizer))).astype(np.int64)
         hidden = np.where(how < 0.8, mask_id, np.where(how < 0.9, others, tokens))
@@ -54,22 +64,32 @@ class MaskedLM(LanguageTask):
             pairs=tokens.shape[0] * tokens.shape[1] ** 2,
         )
 
+    def _word_starts(self, tokens: Integers) -> Integers:
+        """Where the word of each token begins; all tokens of a word share one draw. Same shape."""
+        begins = ~self._continues[tokens]
+        at = np.where(begins, np.arange(tokens.shape[1])[None, :], 0)
+        return np.maximum.accumulate(at, axis=1)
+
+    @cached_property
+    def _continues(self) -> npt.NDArray[np.bool_]:
+        return continuing_tokens(self.tokenizer)
+
     @override
     def attach(self, model: PreTrainedModel) -> None:
         if self.tokenizer.mask_token_id is None:
             raise ConfigError(
                 "MaskedLM needs a tokenizer with a mask token", "train one, or name another"
             )
-        self._sparse = HeadWhereAsked(model)
+        self._head = Head(model)
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         where = (batch.labels != IGNORED).nonzero(as_tuple=True)
         wanted = batch.labels[where]
-        logits = self._sparse.logits(model, batch, where).float()
-        loss = cross_entropy(logits, wanted, reduction="sum")
         if model.training:
-            return loss, no_predictions(batch)
+            return self._head.loss(model, batch, where, wanted), no_predictions(batch)
+        logits = self._head.logits(model, batch, where)
+        loss = cross_entropy(logits, wanted, reduction="sum")
         right = (logits.argmax(-1) == wanted).long()
         return loss, torch.zeros_like(batch.labels[:, 0]).index_add_(0, where[0], right)
 
@@ -82,54 +102,20 @@ class MaskedLM(LanguageTask):
         }
 
 
-class HeadWhereAsked:
-    """Runs the head of a model on some positions only: at 15 % masks it is most of the work.
+def continuing_tokens(tokenizer: PreTrainedTokenizerFast) -> npt.NDArray[np.bool_]:
+    """Which tokens of the vocabulary go on with a word. Shape [vocabulary].
 
-    Between body and head the hidden states are replaced by those of the positions asked for. That
-    is exact for every head that looks at one position at a time; whether this one does is tried.
+    WordPiece marks them with ##. Byte-level BPE and SentencePiece mark beginnings instead: a token
+    without that mark goes on with a word where it starts with a letter or digit, and is
+    punctuation, a unit of its own, where not.
     """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._where: tuple[torch.Tensor, ...] | None = None
-        self._hook = model.base_model.register_forward_hook(self._pick)
-        if not self._is_exact(model):
-            self._hook.remove()
-            self._exact = False
-
-    _exact = True
-
-    def logits(
-        self, model: PreTrainedModel, batch: Batch, where: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """Logits of the positions `where` (rows, columns). Shape [positions, vocabulary]."""
-        if not self._exact:
-            full: torch.Tensor = model(**batch.inputs).logits
-            return full[where]
-        self._where = where
-        try:
-            sparse: torch.Tensor = model(**batch.inputs).logits
-            return sparse[0]
-        finally:
-            self._where = None
-
-    def _pick(self, _module: object, _args: object, output: object) -> object:
-        if self._where is not None:
-            hidden: torch.Tensor = output["last_hidden_state"]  # type: ignore[index]
-            output["last_hidden_state"] = hidden[self._where][None]  # type: ignore[index]
-        return output
-
-    @torch.no_grad()
-    def _is_exact(self, model: PreTrainedModel) -> bool:
-        ids = torch.arange(5, 21, device=model.device).reshape(2, 8) % model.config.vocab_size
-        mode, where = model.training, (torch.tensor([0, 1, 1]), torch.tensor([3, 0, 6]))
-        model.train(mode=False)
-        try:
-            full = model(input_ids=ids).logits[where]
-            self._where = where
-            sparse = model(input_ids=ids).logits
-            return sparse.shape[:2] == (1, 3) and torch.allclose(sparse[0], full, atol=1e-5)
-        except (RuntimeError, KeyError, TypeError, IndexError):
-            return False
-        finally:
-            self._where = None
-            model.train(mode)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    if isinstance(tokenizer.backend_tokenizer.model, WordPiece):
+        return np.array([token.startswith("##") for token in tokens])
+    special = set(tokenizer.all_special_tokens)
+    return np.array(
+        [
+            token not in special and token[:1].isalnum() and token[:1] not in _BEGINNINGS
+            for token in tokens
+        ]
+    )

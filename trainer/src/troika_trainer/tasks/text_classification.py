@@ -1,178 +1,204 @@
-"""TextClassification: one class for a text, or for a pair of texts."""
+"""TextClassification: one class for a text or a pair of texts, or any number of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from typing_extensions import override
 
-from troika_api.v1alpha1.run import FinetuneRun
 from troika_trainer.batch import Batch, Examples, Integers
-from troika_trainer.errors import DataError
-from troika_trainer.report import ClassificationReport, classification_report
+from troika_trainer.report import (
+    ClassificationReport,
+    Counts,
+    Mistake,
+    classification_report,
+    report_of,
+    shortened,
+    worst,
+)
 from troika_trainer.rows import Row
 from troika_trainer.shards import Array, ColumnType, Example, Store
 
-from .base import Measured, Task, no_predictions, smallest_dtype
+from .base import Measured, while_measuring
+from .classes import (
+    class_counts,
+    class_facts,
+    class_predictions,
+    class_scores,
+    classes_of,
+    numbered_labels,
+    worst_classes,
+)
+from .texts import Texts, TextTask, ValuedTexts
+from .weighing import Weighing
 
 
-class LabelledTexts:
-    """Tokenized texts of many lengths, each with its class."""
+class ManyLabelled(Texts):
+    """Texts that each have any number of classes."""
 
-    def __init__(self, store: Store, *, pad_id: int) -> None:
-        self._ids = store["input_ids"]
-        self._types = store.columns.get("token_type_ids")
-        self._pad_id = pad_id
-        labels = store["label"]
-        self.labels = np.asarray(labels.slice(0, len(labels)), dtype=np.int64)
-        """Class of every example, shape [examples]."""
-        self._lengths = self._ids.lengths
+    def __init__(self, store: Store, *, pad_id: int, num_classes: int) -> None:
+        super().__init__(store, pad_id=pad_id)
+        self._labels = store["label"]
+        self._num_classes = num_classes
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def matrix(self, indices: Integers) -> Array:
+        """1 where a text has a class. Shape [samples, classes]."""
+        has = np.zeros((len(indices), self._num_classes), dtype=np.int64)
+        for row, index in enumerate(indices):
+            has[row, self._labels[int(index)]] = 1
+        return has
 
-    def lengths(self, indices: Integers) -> Integers:
-        """Tokens of each text. Shape [samples]."""
-        return self._lengths[indices]
-
-    def batch(self, indices: Integers, epochs: Integers) -> Batch:  # noqa: ARG002 - the same in each
-        """These texts, padded to the longest of them."""
-        lengths = self.lengths(indices)
-        real = np.arange(lengths.max())[None, :] < lengths[:, None]
-        inputs = {"input_ids": self._padded(self._ids, indices, real, self._pad_id)}
-        if self._types is not None:
-            inputs["token_type_ids"] = self._padded(self._types, indices, real, 0)
-        if not real.all():
-            inputs["attention_mask"] = torch.from_numpy(real.astype(np.int64))
-        return Batch(
-            inputs=inputs,
-            labels=torch.from_numpy(self.labels[indices]),
-            weight=len(indices),
-            tokens=int(lengths.sum()),
-            pairs=int((lengths**2).sum()),
-        )
-
-    def _padded(self, column: Any, indices: Integers, real: Any, fill: int) -> torch.Tensor:
-        padded = np.full(real.shape, fill, dtype=np.int64)
-        padded[real] = np.concatenate([column[int(index)] for index in indices])
-        return torch.from_numpy(padded)
+    @override
+    def targets(self, indices: Integers, real: Any) -> tuple[torch.Tensor, int]:
+        """Shape [samples, classes]. A text is one prediction: the classes are averaged."""
+        return torch.from_numpy(self.matrix(indices)), len(indices)
 
 
-class TextClassification(Task):
+class TextClassification(TextTask):
     """Fine-tunes a model with a classification head."""
 
     auto_model = AutoModelForSequenceClassification
     pipeline_tag = "text-classification"
+    one_prediction_each = True
     names: list[str]
     """Classes; their order is their number."""
-
-    @property
-    def spec(self) -> FinetuneRun:
-        """The run, which must be one that fine-tunes."""
-        assert isinstance(self.run, FinetuneRun)
-        return self.run
+    many: bool
+    """Whether a text has any number of classes: the first row of training says so."""
 
     @property
     @override
     def columns(self) -> dict[str, ColumnType]:
-        columns = {
-            "input_ids": ColumnType(smallest_dtype(len(self.tokenizer))),
-            "label": ColumnType("int32", ragged=False),
-        }
-        if self._has_types:
-            columns["token_type_ids"] = ColumnType("uint8")
-        return columns
-
-    @property
-    def _has_types(self) -> bool:
-        return "token_type_ids" in self.tokenizer.model_input_names
+        return {**self.token_columns, "label": ColumnType("int32", ragged=self.many)}
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
-        found = {row.label(self.spec.data.columns.label) for row in rows}
-        if len(found) < 2:
-            raise DataError(
-                f"the training split has {len(found)} class(es) in column "
-                f"{self.spec.data.columns.label!r}: {', '.join(sorted(found)) or 'none'}",
-                "a classifier needs at least two; check data.columns.label",
-            )
-        return {"labels": sorted(found, key=_natural)}
+        many = self.spec.data.label_separator is not None
+        found: Counter[str] = Counter()
+        for number, row in enumerate(rows):
+            if number == 0:
+                many = many or isinstance(row.value(self._column), list)
+            found.update(self._labels(row, many=many))
+        return {**class_facts(found, self._column), "many": many}
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
-        self.names = list(facts["labels"])
+        self.names, self.many = list(facts["labels"]), bool(facts["many"])
+        self._weighing = Weighing(self.spec.loss, class_counts(facts))
 
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         part = self.spec.data.columns
         classes = {name: number for number, name in enumerate(self.names)}
-        labels = [self._class(row, classes) for row in rows]
+        labels = [self._classes(row, classes) for row in rows]
         texts = [row.text(part.text) for row in rows]
         pairs = [row.text(part.text_pair) for row in rows] if part.text_pair else None
-        encoded = self.tokenizer(
-            texts,
-            pairs,
-            truncation=True,
-            max_length=min(self.spec.data.max_length, self.tokenizer.model_max_length),
-            return_token_type_ids=self._has_types,
-        )
+        encoded = self.tokenize(texts, pairs)
         for index, label in enumerate(labels):
-            example = {"input_ids": np.asarray(encoded["input_ids"][index]), "label": label}
-            if self._has_types:
-                example["token_type_ids"] = np.asarray(encoded["token_type_ids"][index])
-            yield example
+            yield {**self.tokens_of(encoded, index), "label": label}
 
-    def _class(self, row: Row, classes: dict[str, int]) -> Array:
-        column = self.spec.data.columns.label
-        name = row.label(column)
-        if name not in classes:
-            raise row.error(
-                f"column {column!r}: label {name!r} is not among those of the training split: "
-                + ", ".join(self.names[:20])
-            )
-        return np.asarray(classes[name])
+    @property
+    def _column(self) -> str:
+        return self.spec.data.columns.label
+
+    def _labels(self, row: Row, *, many: bool) -> list[str]:
+        if many:
+            return row.labels(self._column, self.spec.data.label_separator)
+        return [row.label(self._column)]
+
+    def _classes(self, row: Row, classes: dict[str, int]) -> Array:
+        names = self._labels(row, many=self.many)
+        for name in names:
+            if name not in classes:
+                raise row.error(
+                    f"column {self._column!r}: label {name!r} is not among those of the training "
+                    "split: " + ", ".join(self.names[:20])
+                )
+        numbers = [classes[name] for name in names]
+        return np.array(numbers if self.many else numbers[0], dtype=np.int64)
 
     @override
-    def examples(self, store: Store) -> LabelledTexts:
-        return LabelledTexts(store, pad_id=self.tokenizer.pad_token_id or 0)
+    def examples(self, store: Store) -> Texts:
+        if self.many:
+            return ManyLabelled(store, pad_id=self.pad_id, num_classes=len(self.names))
+        return ValuedTexts(store, pad_id=self.pad_id)
 
     @override
     def model_settings(self) -> dict[str, Any]:
-        numbered = dict(enumerate(self.names))
-        return {
-            "num_labels": len(self.names),
-            "id2label": numbered,
-            "label2id": {name: number for number, name in numbered.items()},
-            "problem_type": "single_label_classification",
-        }
+        kind = "multi" if self.many else "single"
+        return {**numbered_labels(self.names), "problem_type": f"{kind}_label_classification"}
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits: torch.Tensor = model(**batch.inputs).logits.float()
-        loss = cross_entropy(logits, batch.labels, reduction="sum")
-        return loss, no_predictions(batch) if model.training else logits.argmax(-1)
+        labels = batch.labels
+        if self.many:
+            loss = self._weighing.many(logits, labels.float(), training=model.training)
+            return loss, while_measuring(model, batch, (logits > 0).long())
+        loss = self._weighing.loss(logits, labels.long(), training=model.training)
+        return loss, while_measuring(model, batch, class_predictions(logits, labels.long()))
 
     @override
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
-        report = self.report(measured, examples)
-        return {
-            "loss": measured.loss,
-            "accuracy": report.accuracy,
-            "f1": report.macro.f1,
-            "precision": report.macro.precision,
-            "recall": report.macro.recall,
-            "f1_weighted": report.weighted.f1,
-        }
+        return class_scores(measured.loss, self.report(measured, examples))
 
     @override
     def report(self, measured: Measured, examples: Examples) -> ClassificationReport:
-        assert isinstance(examples, LabelledTexts)
-        return classification_report(examples.labels, measured.predictions, self.names)
+        if isinstance(examples, ManyLabelled):
+            truth = examples.matrix(np.arange(len(measured.predictions)))
+            return many_label_report(truth, measured.predictions, self.names)
+        assert isinstance(examples, ValuedTexts)
+        return classification_report(examples.labels, classes_of(measured), self.names)
+
+    @override
+    def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
+        if isinstance(examples, ManyLabelled):
+            truth = examples.matrix(np.arange(len(measured.predictions)))
+            return worst_many(
+                truth, measured.predictions, self.names, lambda index: self.shown(examples, index)
+            )
+        assert isinstance(examples, ValuedTexts)
+        return worst_classes(
+            measured, examples.labels, self.names, lambda index: self.shown(examples, index)
+        )
 
 
-def _natural(name: str) -> tuple[int, int, str]:
-    """Numbers by value, before everything else by its letters."""
-    return (0, int(name), name) if name.lstrip("-").isdigit() else (1, 0, name)
+def many_label_report(truth: Array, predicted: Array, names: list[str]) -> ClassificationReport:
+    """Each class is a decision of its own; accuracy counts the texts with every class right.
+
+    Args:
+        truth: 1 where a text has a class, shape [samples, classes].
+        predicted: 1 where it is said to have it, shape [samples, classes].
+        names: Name of each class.
+    """
+    counts = Counts(
+        hits=(truth * predicted).sum(axis=0),
+        predicted=predicted.sum(axis=0),
+        support=truth.sum(axis=0),
+    )
+    exact = (truth == predicted).all(axis=1)
+    return report_of(counts, names, accuracy=float(exact.mean()) if len(exact) else 0.0)
+
+
+def worst_many(
+    truth: Array, predicted: Array, names: list[str], text: Callable[[int], str]
+) -> list[Mistake]:
+    """The texts with most classes wrong. Shapes as in `many_label_report`."""
+    wrong = (truth != predicted).sum(axis=1)
+
+    def listed(row: Array) -> str:
+        return ", ".join(names[number] for number in np.flatnonzero(row)) or "(none)"
+
+    return worst(
+        wrong,
+        lambda index: Mistake(
+            row=index + 1,
+            text=shortened(text(index)),
+            expected=listed(truth[index]),
+            predicted=listed(predicted[index]),
+            measure="classes wrong",
+            value=float(wrong[index]),
+        ),
+    )

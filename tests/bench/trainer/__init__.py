@@ -1,0 +1,1 @@
+"""Our trainer against transformers' Trainer: `PYTHONPATH=tests python -m bench.trainer`."""

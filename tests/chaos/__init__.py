@@ -1,0 +1,1 @@
+"""Kill trainers at random moments and see that nothing is lost: `python -m chaos`."""

@@ -1,0 +1,111 @@
+"""Each way to pretrain learns from real prose in seconds; plain transformers reads the result."""
+
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+from support.real_data import real_data
+from support.tiny_tasks import Outcome, rows_of, trained, write_rows
+
+SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "roberta": {**SIZE, "intermediate_size": 64},
+    "electra": {**SIZE, "intermediate_size": 64, "embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
+}
+DENOISERS: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 1, "num_heads": 2},
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+    },
+}
+VOCABULARY = 600
+
+
+@pytest.fixture(scope="module")
+def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tenth of the set."""
+    rows = rows_of(real_data("prose") / "prose" / "train.jsonl", 600)
+    return write_rows(tmp_path_factory.mktemp("prose") / "some.jsonl", rows)
+
+
+def pretrained(folder: Path, prose: Path, objective: str, **changes: Any) -> Outcome:
+    """Forty steps of 16 sequences."""
+    run = {
+        "kind": "PretrainJob",
+        "name": "tiny",
+        "objective": objective,
+        "model": {"config": {**changes["model"], "max_position_embeddings": 70}},
+        "tokenizer": {"train": {"vocabSize": VOCABULARY}},
+        "masking": changes.get("masking", {}),
+        "data": {
+            "train": {"uri": str(prose)},
+            "validation": {"fraction": 0.05},
+            "sequenceLength": 64,
+        },
+        "training": {
+            "steps": 40,
+            "globalBatchSize": 16,
+            "precision": "FP32",
+            "optimizer": {"learningRate": 0.01},
+        },
+        "evaluation": {"everySteps": 40, "maxSequences": 64},
+        "checkpoint": {"uri": str(folder / "checkpoints"), "interval": "1h"},
+        "output": {"uri": str(folder / "model")},
+    }
+    if changes["model"]["model_type"] in ("t5", "distilbert"):
+        run["model"]["config"].pop("max_position_embeddings")
+    return trained(folder, run)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_encoders_learn_to_fill_masks(tmp_path: Path, prose: Path, kind: str) -> None:
+    """Baseline: to hold every token for as likely, ln(vocabulary) nats."""
+    model = {"model_type": kind, **ENCODERS[kind]}
+    outcome = pretrained(tmp_path, prose, "MaskedLM", model=model, masking={"wholeWord": True})
+    assert outcome.scores["loss"] < log(VOCABULARY) - 0.5
+    assert outcome.scores["accuracy"] > 5 / VOCABULARY
+    mask = AutoTokenizer.from_pretrained(outcome.model).mask_token
+    fill = pipeline("fill-mask", model=str(outcome.model))
+    assert len(fill(f"the people {mask} the state")) == 5
+
+
+def test_a_causal_model_is_measured_in_bits_per_byte(tmp_path: Path, prose: Path) -> None:
+    """Baseline: to hold every byte for as likely, 8 bits."""
+    model = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 70}
+    outcome = pretrained(tmp_path, prose, "CausalLM", model=model)
+    bits, nats = outcome.scores["bitsPerByte"], outcome.scores["loss"]
+    assert bits < 4.5
+    assert 1.5 < nats / log(2) / bits < 5, "bytes a token, of a vocabulary of this size"
+
+
+@pytest.mark.parametrize("kind", DENOISERS)
+def test_a_decoder_restores_what_was_hidden(tmp_path: Path, prose: Path, kind: str) -> None:
+    """Baseline: to hold every token for as likely, ln(vocabulary) nats."""
+    outcome = pretrained(
+        tmp_path, prose, "Denoising", model={"model_type": kind, **DENOISERS[kind]}
+    )
+    assert outcome.scores["loss"] < log(VOCABULARY) - 0.5
+    model = AutoModelForSeq2SeqLM.from_pretrained(outcome.model)
+    tokenizer = AutoTokenizer.from_pretrained(outcome.model)
+    start = tokenizer.pad_token_id if kind == "t5" else tokenizer.eos_token_id
+    assert model.config.decoder_start_token_id == start
+    hole = "<extra_id_0>" if kind == "t5" else tokenizer.mask_token
+    tokens = tokenizer(f"the {hole} of the state", return_tensors="pt")
+    assert tokens["input_ids"].shape[1] < 20, "the hole is one token"
+    with torch.no_grad():
+        written = model.generate(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], max_new_tokens=8
+        )
+    assert 2 <= written.shape[1] <= 9
+    assert written[0, 0] == start

@@ -1,0 +1,191 @@
+"""Each task on images and sound learns real data, is scored, and exports a usable model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
+
+from support.real_data import real_data
+from support.senses import (
+    RATE,
+    TINY_MAE,
+    TINY_VIT,
+    chosen,
+    detection_model,
+    run_of,
+    sound_model,
+    training,
+)
+from support.trainer_runs import Recorder, train_here
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+WORDS = ("yes", "no", "stop", "go")
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    return real_data("digits", "boxes", "speech")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def splits(folder: Path) -> dict[str, dict[str, str]]:
+    return {
+        split: {"uri": str(folder / split / "metadata.jsonl")}
+        for split in ("train", "validation", "test")
+    }
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "model" / "report.json").read_text())
+    assert (folder / "model" / "README.md").read_text().startswith("---")
+    return report
+
+
+def finetune(folder: Path, task: str, **fields: Any) -> Recorder:
+    return train_here(run_of(folder, kind="FinetuneJob", task=task, **fields))
+
+
+@pytest.mark.parametrize("config", [TINY_VIT, TINY_MAE], ids=["simmim", "mae"])
+def test_images_are_pretrained_from_scratch_and_the_encoder_learns_to_tell_digits(
+    data: Path, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    parts = splits(data / "digits")
+    del parts["test"]
+    columns = {name: {**part, "column": "file_name"} for name, part in parts.items()}
+    pretrained = train_here(
+        run_of(
+            tmp_path / "encoder",
+            kind="PretrainJob",
+            objective="MaskedImage",
+            model={"config": config},
+            data={**columns, "imageSize": 16},
+            training=training(epochs=2, globalBatchSize=32),
+        )
+    )
+    losses = [scores["loss"] for scores in pretrained.scores]
+    assert losses[-1] < 0.8 * losses[0], losses
+
+    finetune(
+        tmp_path / "digits",
+        "ImageClassification",
+        model={"path": str(tmp_path / "encoder" / "model")},
+        data={**splits(data / "digits"), "columns": {"image": "file_name"}},
+        training=training(epochs=3),
+    )
+    report = report_of(tmp_path / "digits")
+    # The most frequent of ten digits is right in one of ten cases.
+    assert report["evaluation"]["metrics"]["accuracy"] > 0.4
+    assert [score["name"] for score in report["report"]["classes"]] == list("0123456789")
+    page = (tmp_path / "digits" / "model" / "report.html").read_text()
+    assert report["worst"]
+    assert page.count('src="data:image/png;base64,') == len(report["worst"])
+
+    rows = (data / "digits" / "test" / "metadata.jsonl").read_text().splitlines()[:20]
+    classify = pipeline("image-classification", str(tmp_path / "digits" / "model"))
+    right = 0
+    for row in map(json.loads, rows):
+        image = Image.open(data / "digits" / "test" / row["file_name"])
+        right += classify(image, top_k=1)[0]["label"] == str(row["label"])
+    assert right > 6, "the exported model and processor know less than the report says"
+
+
+def test_objects_are_found(data: Path, tmp_path: Path) -> None:
+    def one_class(row: dict[str, Any]) -> dict[str, Any]:
+        boxes = row["objects"]["bbox"]
+        return {
+            "file_name": row["file_name"],
+            "objects": {"bbox": boxes, "category": ["digit"] * len(boxes)},
+        }
+
+    scenes = data / "boxes"
+    finetune(
+        tmp_path / "boxes",
+        "ObjectDetection",
+        model={"path": str(detection_model(tmp_path / "fresh"))},
+        data={
+            "train": {"uri": chosen(scenes / "train", tmp_path / "train.jsonl", one_class)},
+            "validation": {
+                "uri": chosen(scenes / "validation", tmp_path / "held.jsonl", one_class, most=50)
+            },
+            "columns": {"image": "file_name"},
+        },
+        training=training(epochs=16, rate=0.0015),
+    )
+    report = report_of(tmp_path / "boxes")
+    scores = report["evaluation"]["metrics"]
+    first = report["history"][0]
+    # Fresh weights know nothing of boxes: their mAP50 is about 0.
+    assert scores["mAP50"] > max(0.05, 2 * first["mAP50"])
+    assert set(report["report"]["averagePrecision"]) == {"digit"}
+
+    detect = pipeline("object-detection", str(tmp_path / "boxes" / "model"), threshold=0.0)
+    image = Image.open(next((scenes / "validation").glob("*.png"))).convert("RGB")
+    assert detect(image)[0].keys() == {"score", "label", "box"}
+
+
+def words_alone(row: dict[str, Any]) -> dict[str, Any] | None:
+    return row if row["transcript"] == row["label"] and row["label"] in WORDS else None
+
+
+def spoken(data: Path, folder: Path) -> dict[str, dict[str, str]]:
+    return {
+        split: {"uri": chosen(data / "speech" / split, folder / f"{split}.jsonl", words_alone)}
+        for split in ("train", "validation", "test")
+    }
+
+
+def test_spoken_words_are_told_apart(data: Path, tmp_path: Path) -> None:
+    finetune(
+        tmp_path / "words",
+        "AudioClassification",
+        model={"path": str(sound_model(tmp_path / "fresh"))},
+        data={**spoken(data, tmp_path), "columns": {"audio": "file_name"}, "maxSeconds": 1.0},
+        training=training(epochs=15),
+    )
+    report = report_of(tmp_path / "words")
+    # Four words, each as frequent as the others; the voices of the test are new.
+    assert report["evaluation"]["metrics"]["accuracy"] > 0.4
+    assert {score["name"] for score in report["report"]["classes"]} == set(WORDS)
+
+    samples, _ = soundfile.read(
+        next((data / "speech" / "test").glob("*-yes-0.wav")), dtype="float32"
+    )
+    classify = pipeline("audio-classification", str(tmp_path / "words" / "model"))
+    assert {one["label"] for one in classify(np.asarray(samples), top_k=None)} == set(WORDS)
+
+
+def test_speech_becomes_text_with_characters_learnt_from_the_transcripts(
+    data: Path, tmp_path: Path
+) -> None:
+    finetune(
+        tmp_path / "speech",
+        "SpeechRecognition",
+        model={"path": str(sound_model(tmp_path / "fresh"))},
+        data={**spoken(data, tmp_path), "columns": {"audio": "file_name"}},
+        training=training(epochs=40, rate=0.003),
+    )
+    report = report_of(tmp_path / "speech")
+    scores = report["evaluation"]["metrics"]
+    # Who hears nothing has a word and a character error rate of 1.
+    assert scores["cer"] < 0.8
+    assert sum(report["report"]["words"][name] for name in ("hits", "substitutions", "deletions"))
+
+    model = AutoModelForCTC.from_pretrained(tmp_path / "speech" / "model")
+    load: Any = AutoProcessor.from_pretrained
+    processor = load(tmp_path / "speech" / "model")
+    path = next((data / "speech" / "train").glob("*-stop-0.wav"))
+    samples, _ = soundfile.read(path, dtype="float32")
+    inputs = processor(samples, sampling_rate=RATE, return_tensors="pt")
+    heard = processor.batch_decode(model(**inputs).logits.argmax(-1))
+    assert set(heard[0]) <= set("yesnotpg ")

@@ -1,0 +1,252 @@
+"""Each task on text learns from real data in seconds, and plain transformers reads the result.
+
+The models are tiny and untrained, so the bar is a trivial baseline, stated in each test.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+
+from support.real_data import real_data
+from support.tiny_tasks import (
+    Outcome,
+    finetune_run,
+    rows_of,
+    tiny_model,
+    trained,
+    try_launch,
+    write_rows,
+)
+from troika_api.contract import ExitCode, FailureClass
+from troika_trainer.answers import scored
+
+SPLITS = ("train", "validation", "test")
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def written(folder: Path, rows: Rows) -> dict[str, Path]:
+    return {split: write_rows(folder / f"{split}.jsonl", part) for split, part in rows.items()}
+
+
+def fast(rate: float = 0.003, **training: Any) -> dict[str, Any]:
+    return {"globalBatchSize": 32, "optimizer": {"learningRate": rate}, **training}
+
+
+def curve(outcome: Outcome, score: str) -> list[float]:
+    return [entry[score] for entry in outcome.report["history"]]
+
+
+def test_names_are_found_in_tweets(tmp_path: Path) -> None:
+    """Baseline: to call nothing a name, f1 0."""
+    folder = real_data("ner") / "ner"
+    rows = {split: rows_of(folder / f"{split}.jsonl") for split in SPLITS}
+    texts = [" ".join(row["tokens"]) for row in rows["train"]]
+    run = finetune_run(
+        tmp_path,
+        task="TokenClassification",
+        model=tiny_model(tmp_path / "base", texts, num_hidden_layers=1),
+        splits=written(tmp_path, rows),
+        training=fast(epochs=8),
+    )
+    outcome = trained(tmp_path, run)
+    assert outcome.scores["f1"] > 0.05
+    assert outcome.scores["accuracy"] > 0.9
+    assert outcome.scores["f1"] == pytest.approx(outcome.report["report"]["micro"]["f1"])
+    assert {score["name"] for score in outcome.report["report"]["classes"]} >= {"person", "geo-loc"}
+    assert outcome.word.evaluation
+    assert len(outcome.word.evaluation.classes) == 10
+    assert outcome.word.evaluation.split == "test"
+    assert "micro avg" in outcome.text
+    tagger = pipeline("token-classification", model=str(outcome.model))
+    found = {
+        item["entity"] for row in rows["test"][:60] for item in tagger(" ".join(row["tokens"]))
+    }
+    assert found
+    assert all(tag[:2] in ("B-", "I-") for tag in found)
+
+
+def test_a_wrong_tag_ends_the_run_with_its_place(tmp_path: Path) -> None:
+    good = {"tokens": ["Ada", "Lovelace", "wrote"], "tags": ["B-person", "I-person", "O"]}
+    bad = {"tokens": ["in", "London"], "tags": ["O", "I-city"]}
+    rows = {"train": [good, good, bad], "validation": [good], "test": [good]}
+    run = finetune_run(
+        tmp_path,
+        task="TokenClassification",
+        model=tiny_model(tmp_path / "base", ["Ada Lovelace wrote in London"]),
+        splits=written(tmp_path, rows),
+    )
+    done, word = try_launch(tmp_path, run)
+    assert done.returncode == ExitCode.BAD_DATA
+    assert word.failure is FailureClass.BAD_DATA
+    assert f"{tmp_path}/train.jsonl, line 3, column 'tags': tag 1 is 'I-city'" in word.message
+    assert "expected B-city" in word.message
+
+
+def question_rows(folder: Path, split: str, limit: int) -> list[dict[str, Any]]:
+    """Short ones: most of the time goes into long contexts."""
+    rows = rows_of(folder / f"{split}.jsonl")
+    short = [row for row in rows if len(row["question"]) < 70 and len(row["context"]) < 380]
+    return short[:limit]
+
+
+def test_answers_are_found_over_the_windows_of_a_context(tmp_path: Path) -> None:
+    """Baseline: to answer with the whole context, which is never exactly right.
+
+    What surrounds a word tells where answers begin and end, so the model has convolutions.
+    """
+    folder = real_data("questions") / "questions"
+    limits = {"train": 1600, "validation": 80, "test": 160}
+    rows = {split: question_rows(folder, split, limit) for split, limit in limits.items()}
+    run = finetune_run(
+        tmp_path,
+        task="QuestionAnswering",
+        model=tiny_model(
+            tmp_path / "base",
+            (row["context"] for row in rows["train"]),
+            model_type="convbert",
+            num_hidden_layers=1,
+            embedding_size=64,
+        ),
+        splits=written(tmp_path, rows),
+        data={"maxLength": 96, "stride": 24},
+        training=fast(0.004, epochs=4),
+    )
+    everything = [scored("", row["context"], row["answers"]["text"]).f1 for row in rows["test"]]
+    outcome = trained(tmp_path, run)
+    assert outcome.scores["f1"] > sum(everything) / len(everything) + 0.03
+    assert outcome.scores["exactMatch"] > 0.05
+    assert outcome.report["report"]["questions"] == 160, "as many answers as questions"
+    assert len(outcome.report["report"]["worst"]) == 20
+    assert "exact match" in outcome.text
+    row = rows["test"][0]
+    assert find_answer(outcome.model, row["question"], row["context"]) in row["context"]
+
+
+def find_answer(model: Path, question: str, context: str) -> str:
+    """As transformers' documentation does it, which has no pipeline for questions any more."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    reader = AutoModelForQuestionAnswering.from_pretrained(model)
+    tokens = tokenizer(question, context, return_tensors="pt")
+    with torch.no_grad():
+        output = reader(**tokens)
+    start, end = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+    first, last = tokens.token_to_chars(start), tokens.token_to_chars(end)
+    return "" if first is None or last is None else context[first.start : last.end]
+
+
+def gloss_rows(folder: Path, limit: int) -> Rows:
+    """WordNet's glosses; `noun.animal` is the labels noun and animal."""
+    import csv
+
+    rows: Rows = {}
+    for split in SPLITS:
+        with (folder / f"{split}.csv").open(newline="") as file:
+            part = list(csv.DictReader(file))[: limit if split == "train" else limit // 5]
+        rows[split] = [
+            {
+                "text": row["text"],
+                "labels": row["label"].split("."),
+                "words": len(row["text"].split()),
+            }
+            for row in part
+        ]
+    known = {label for row in rows["train"] for label in row["labels"]}
+    return {
+        split: [row for row in part if known.issuperset(row["labels"])]
+        for split, part in rows.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def glosses() -> Rows:
+    return gloss_rows(real_data("wordnet") / "wordnet", 2000)
+
+
+def test_a_text_has_many_labels(tmp_path: Path, glosses: Rows) -> None:
+    """Baseline: to say `noun` of every gloss."""
+    labels = [set(row["labels"]) for row in glosses["test"]]
+    hits = sum("noun" in of_row for of_row in labels)
+    baseline = 2 * hits / (len(labels) + sum(len(of_row) for of_row in labels))
+    run = finetune_run(
+        tmp_path,
+        task="TextClassification",
+        model=tiny_model(
+            tmp_path / "base", (row["text"] for row in glosses["train"]), num_hidden_layers=1
+        ),
+        splits=written(tmp_path, glosses),
+        data={"columns": {"label": "labels"}, "maxLength": 32},
+        training=fast(0.005, epochs=4),
+        evaluation={"bestBy": "f1Micro"},
+    )
+    outcome = trained(tmp_path, run)
+    assert outcome.scores["f1Micro"] > baseline
+    assert outcome.scores["f1Micro"] == outcome.report["report"]["micro"]["f1"]
+    best = outcome.report["evaluation"]["bestStep"]
+    steps = {entry["f1Micro"]: entry["step"] for entry in outcome.report["history"]}
+    assert best == steps[max(steps)], "the best checkpoint by the score that was named"
+    assert outcome.report["report"]["confusionMatrix"] is None
+    classify: Any = pipeline("text-classification", model=str(outcome.model), top_k=None)
+    scores = {item["label"]: item["score"] for item in classify("a small animal")[0]}
+    assert scores["noun"] > 0.5
+    assert len(scores) == len(outcome.report["report"]["classes"])
+
+
+def test_a_number_comes_back_in_its_own_unit(tmp_path: Path, glosses: Rows) -> None:
+    """How many words a gloss has, times 1000. Baseline: the mean, correlation 0."""
+    rows = {
+        split: [{**row, "label": 1000 * row["words"]} for row in part]
+        for split, part in glosses.items()
+    }
+    run = finetune_run(
+        tmp_path,
+        task="Regression",
+        model=tiny_model(
+            tmp_path / "base", (row["text"] for row in glosses["train"]), num_hidden_layers=1
+        ),
+        splits=written(tmp_path, rows),
+        data={"maxLength": 48},
+        training=fast(epochs=3),
+    )
+    outcome = trained(tmp_path, run)
+    assert outcome.scores["pearson"] > 0.5
+    assert outcome.scores["spearman"] > 0.5
+    assert outcome.scores["mae"] > 10, "in the unit of the labels"
+    answer = pipeline("text-classification", model=str(outcome.model), function_to_apply="none")
+    texts = [row["text"] for row in rows["test"][:50]]
+    errors = [
+        abs(item["score"] - row["label"])
+        for item, row in zip(answer(texts), rows["test"], strict=False)
+    ]
+    assert sum(errors) / len(errors) < 2 * outcome.scores["mae"]
+
+
+def test_candidates_are_ranked_by_query(tmp_path: Path) -> None:
+    """Baseline: a random order, which the report states for the same candidates; AUC 0.5."""
+    folder = real_data("ranking") / "ranking"
+    limits = {"train": 9600, "validation": 400, "test": 800}
+    rows = {split: rows_of(folder / f"{split}.jsonl", limit) for split, limit in limits.items()}
+    run = finetune_run(
+        tmp_path,
+        task="Ranking",
+        model=tiny_model(
+            tmp_path / "base",
+            (row["candidate"] for row in rows["train"]),
+            matching=True,  # candidates that fit share words with the history
+        ),
+        splits=written(tmp_path, rows),
+        data={"maxLength": 64},
+        training=fast(epochs=3),
+    )
+    outcome = trained(tmp_path, run)
+    report = outcome.report["report"]
+    assert report["num_queries"] == 100
+    assert report["num_candidates"] == 800
+    assert outcome.scores["ndcgAt10"] > report["ndcg_at_random"] + 0.02
+    assert outcome.scores["auc"] > 0.55
+    assert "a random order" in outcome.text
+    rank = pipeline("text-classification", model=str(outcome.model), function_to_apply="none")
+    pair = {"text": rows["test"][0]["history"], "text_pair": rows["test"][0]["candidate"]}
+    assert len(rank([pair], truncation=True)) == 1

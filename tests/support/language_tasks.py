@@ -1,0 +1,67 @@
+"""Tasks on the licence, for models of every architecture that the trainer is tried on."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from troika_api.v1alpha1.data import TokenizerTraining
+from troika_api.v1alpha1.run import RUN, PretrainRun
+from troika_trainer.batch import Batch
+from troika_trainer.tasks.causal_lm import CausalLM
+from troika_trainer.tasks.language import LanguageTask
+from troika_trainer.tasks.masked_lm import MaskedLM
+from troika_trainer.tokenizer import train_tokenizer
+
+from .trainer_runs import LICENSE, pretrain_run
+
+SIZE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert": SIZE,
+    "roberta": SIZE,
+    "electra": {**SIZE, "embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "modernbert": SIZE,
+    "deberta-v2": SIZE,
+    "albert": {**SIZE, "embedding_size": 16},
+}
+CAUSAL: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
+    "llama": {**SIZE, "num_key_value_heads": 1},
+    "qwen3": {**SIZE, "num_key_value_heads": 1, "head_dim": 16},
+}
+
+
+def texts() -> list[str]:
+    return LICENSE.read_text().splitlines()
+
+
+def run_with(config: dict[str, Any], **changes: Any) -> PretrainRun:
+    run = RUN.validate_python(pretrain_run(Path("/x"), model={"config": None}, **changes))
+    assert isinstance(run, PretrainRun)
+    run.model.config = config
+    return run
+
+
+def masked(config: dict[str, Any], *, algorithm: str = "WordPiece") -> MaskedLM:
+    run = run_with(config)
+    spec = TokenizerTraining(vocab_size=300)
+    words = train_tokenizer(texts, spec, algorithm=algorithm, bidirectional=True)
+    return MaskedLM(run, words)
+
+
+def causal(config: dict[str, Any]) -> CausalLM:
+    run = run_with(config)
+    spec = TokenizerTraining(vocab_size=300)
+    words = train_tokenizer(texts, spec, algorithm="ByteLevelBPE", bidirectional=False)
+    return CausalLM(run, words)
+
+
+def batch_of(task: LanguageTask, *, samples: int = 4, length: int = 32, first: int = 40) -> Batch:
+    ids = torch.arange(samples * length).reshape(samples, length).numpy() % 250 + first
+    return task.collate(ids, torch.arange(samples).numpy(), torch.zeros(samples).long().numpy())

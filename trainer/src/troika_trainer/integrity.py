@@ -1,0 +1,75 @@
+"""Whether a directory still holds what was written: sizes and checksums of all its files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+Identity = tuple[int, str]
+"""Size in bytes and SHA-256 of a file."""
+
+SUMS = "sums.json"
+
+
+def identity(path: Path) -> Identity:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, digest
+
+
+def problem(path: Path, expected: Identity) -> str | None:
+    """What is wrong with a file that should be so, in words that go after its name."""
+    try:
+        size = path.stat().st_size
+        if size != expected[0]:
+            return f"is damaged: {size} bytes instead of {expected[0]}"
+        return None if identity(path) == tuple(expected) else "is damaged: its SHA-256 has changed"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def seal(directory: Path) -> None:
+    """Note what every file below a directory is, and put all of it on the disk."""
+    sums = {str(path.relative_to(directory)): identity(path) for path in _files(directory)}
+    (directory / SUMS).write_text(json.dumps(sums, indent=1))
+    for path in _files(directory):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def broken(directory: Path) -> str | None:
+    """What is wrong with a sealed directory, naming the file; None where nothing is."""
+    try:
+        sums: dict[str, Identity] = json.loads((directory / SUMS).read_text())
+    except (OSError, ValueError) as error:
+        return f"{directory / SUMS} cannot be read: {error}"
+    for name, expected in sorted(sums.items()):
+        if found := problem(directory / name, expected):
+            return f"{directory / name} {found}"
+    return None
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file that is whole or not there, even after a power cut."""
+    staged = path.with_name(path.name + ".tmp")
+    with staged.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory last."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != SUMS)

@@ -1,0 +1,31 @@
+"""Why something of a model could not be loaded, in words and with the right class."""
+
+from .errors import ConfigError, StorageError, TrainerError
+
+_NO_CONNECTION = "couldn't connect"
+_UNTRUSTED = "trust_remote_code"
+"""How transformers puts it; its exceptions are of one type for all reasons."""
+
+
+def cannot_load(what: str, path: str, error: Exception, *, remedy: str) -> TrainerError:
+    """What to raise where `from_pretrained` failed.
+
+    Args:
+        what: What was to be loaded, such as "the model".
+        path: Directory, or name on the hub.
+        error: What transformers raised.
+        remedy: What to change where the files are not those that are needed.
+    """
+    text = str(error)
+    if _NO_CONNECTION in text:
+        return StorageError(
+            f"cannot load {what} from {path}: the hub does not answer, and the cache lacks it",
+            "check the network of the pods and HF_ENDPOINT, or put the model on a volume",
+        )
+    if _UNTRUSTED in text:
+        return ConfigError(
+            f"cannot load {what} from {path}: it comes with Python code of its own",
+            "read that code, and set model.trustRemoteCode: true if it may run",
+        )
+    first = next(iter(text.strip().splitlines()), type(error).__name__)
+    return ConfigError(f"cannot load {what} from {path}: {first[:300]}", remedy)

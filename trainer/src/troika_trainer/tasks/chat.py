@@ -1,0 +1,173 @@
+"""Chat: learn to answer. The loss is on what the assistant says, and on nothing else."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from math import exp
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from typing_extensions import override
+
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.errors import DataError
+from troika_trainer.heads import Head
+from troika_trainer.packing import check_model, joined, positions
+from troika_trainer.rows import Row
+from troika_trainer.shards import ColumnType, Example, Store
+
+from .base import Measured, no_predictions, smallest_dtype
+from .conversation import ASSISTANT, Message, Tokens, ensure_template, messages_in, tokenize
+from .texts import TextTask, padded
+from .weighing import Weighing
+
+log = logging.getLogger(__name__)
+
+
+class Conversations:
+    """Tokenized conversations, each with a mark on the tokens that answer."""
+
+    def __init__(self, store: Store, *, pad_id: int) -> None:
+        self._ids, self._answer = store["input_ids"], store["answer"]
+        self._pad_id = pad_id
+        if not len(self._ids):
+            raise DataError(
+                f"no row of the {store.facts['split']} split has an answer within data.maxLength",
+                "raise data.maxLength",
+            )
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def lengths(self, indices: Integers) -> Integers:
+        """Tokens of each conversation. Shape [samples]."""
+        return np.asarray(self._ids.lengths[indices])
+
+    def batch(self, indices: Integers, epochs: Integers) -> Batch:  # noqa: ARG002 - the same in each
+        """These conversations; position i is to predict the token at i + 1."""
+        lengths = self.lengths(indices)
+        real = np.arange(lengths.max())[None, :] < lengths[:, None]
+        ids = padded(self._ids, indices, real, self._pad_id)
+        answer = padded(self._answer, indices, real, 0).bool()
+        labels = ids.masked_fill(~answer, IGNORED)[:, 1:].contiguous()
+        return Batch(
+            inputs={"input_ids": ids, "attention_mask": torch.from_numpy(real.astype(np.int64))},
+            labels=labels,
+            weight=int((labels != IGNORED).sum()),
+            tokens=int(lengths.sum()),
+            pairs=int((lengths**2).sum()),
+        )
+
+    def packed(self, rows: list[Integers]) -> Batch:
+        """These conversations, several in a row; none sees another."""
+        lengths = [self.lengths(row) for row in rows]
+        ids = joined([[self._ids[int(index)] for index in row] for row in rows], fill=self._pad_id)
+        answer = joined([[self._answer[int(i)] for i in row] for row in rows], fill=0).bool()
+        places = positions(lengths)
+        # Nothing predicts the first token of a conversation.
+        labels = ids.masked_fill(~answer | (places == 0), IGNORED)[:, 1:].contiguous()
+        return Batch(
+            inputs={"input_ids": ids, "position_ids": places},
+            labels=labels,
+            weight=int((labels != IGNORED).sum()),
+            tokens=sum(int(row.sum()) for row in lengths),
+            pairs=sum(int((row**2).sum()) for row in lengths),
+            packed=sum(len(row) for row in rows),
+        )
+
+
+class ConversationTask(TextTask):
+    """Works on conversations, with a chat template."""
+
+    auto_model = AutoModelForCausalLM
+    pipeline_tag = "text-generation"
+
+    def conversation_tokens(
+        self, conversations: Sequence[list[Message]], rows: Sequence[Row]
+    ) -> list[Tokens]:
+        """Tokens of conversations, one for each row.
+
+        Raises:
+            DataError: one has no message of the assistant.
+        """
+        ensure_template(self.tokenizer)
+        for messages, row in zip(conversations, rows, strict=True):
+            if not any(message["role"] == ASSISTANT for message in messages):
+                roles = ", ".join(message["role"] for message in messages) or "none"
+                raise row.error(f"expected a message of the role assistant, got {roles}")
+        return tokenize(self.tokenizer, conversations, limit=self.max_length)
+
+    @override
+    def attach(self, model: PreTrainedModel) -> None:
+        ensure_template(self.tokenizer)
+        self._weighing = Weighing(self.spec.loss)
+        self._head = Head(model)
+
+
+class Chat(ConversationTask):
+    """Supervised fine-tuning on conversations, or on prompts with their completions."""
+
+    @property
+    @override
+    def packs(self) -> bool:
+        return bool(self.spec.data.packing)
+
+    @override
+    def attach(self, model: PreTrainedModel) -> None:
+        super().attach(model)
+        if self.packs:
+            check_model(model)
+
+    @property
+    @override
+    def columns(self) -> dict[str, ColumnType]:
+        ids = ColumnType(smallest_dtype(len(self.tokenizer)))
+        return {"input_ids": ids, "answer": ColumnType("uint8")}
+
+    @override
+    def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
+        made = self.conversation_tokens([self._messages(row) for row in rows], rows)
+        kept = [tokens for tokens in made if tokens.answer[1:].any()]
+        if len(kept) < len(made):
+            log.warning(
+                "%d of %d rows left out: their answers begin after data.maxLength %d tokens",
+                len(made) - len(kept),
+                len(made),
+                self.max_length,
+            )
+        for tokens in kept:
+            yield {"input_ids": tokens.ids, "answer": tokens.answer}
+
+    def _messages(self, row: Row) -> list[Message]:
+        columns = self.spec.data.columns
+        if columns.messages in row.values:
+            return messages_in(row, columns.messages, role="user")
+        return [
+            *messages_in(row, columns.prompt, role="user"),
+            *messages_in(row, columns.completion, role=ASSISTANT),
+        ]
+
+    @override
+    def examples(self, store: Store) -> Conversations:
+        return Conversations(store, pad_id=self.pad_id)
+
+    @override
+    def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        where = (batch.labels != IGNORED).nonzero(as_tuple=True)
+        wanted = batch.labels[where]
+        if model.training and self._weighing.plain:
+            return self._head.loss(model, batch, where, wanted), no_predictions(batch)
+        logits = self._head.logits(model, batch, where)
+        loss = self._weighing.loss(logits, wanted, training=model.training)
+        if model.training:
+            return loss, no_predictions(batch)
+        right = (logits.argmax(-1) == wanted).long()
+        return loss, torch.zeros_like(batch.labels[:, 0]).index_add_(0, where[0], right)
+
+    @override
+    def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
+        return {
+            "loss": measured.loss,
+            "perplexity": exp(min(measured.loss, 50.0)),
+            "accuracy": float(measured.predictions.sum()) / max(measured.weight, 1),
+        }

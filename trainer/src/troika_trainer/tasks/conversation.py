@@ -1,0 +1,145 @@
+"""Conversations: from rows to messages, from messages to tokens, and which of them are answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerFast
+
+from troika_trainer.errors import ConfigError
+from troika_trainer.rows import Row
+
+Message = dict[str, str]
+
+ASSISTANT = "assistant"
+
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\\n' }}"
+    "{% else %}{{ message['content'] + '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+"""For tokenizers without one: plain text marks the roles, so that no token need be learnt anew,
+and the end-of-sequence token ends an answer, so that generation stops there."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A conversation as the model reads it."""
+
+    ids: npt.NDArray[np.int64]
+    """Shape [tokens]."""
+    answer: npt.NDArray[np.bool_]
+    """True where the token is one that the assistant says. Shape [tokens]."""
+
+
+def ensure_template(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give a tokenizer the default template, where it has none; it is exported with it.
+
+    Raises:
+        ConfigError: nothing could mark the end of an answer.
+    """
+    if tokenizer.chat_template:
+        return
+    if not tokenizer.eos_token:
+        raise ConfigError(
+            "the tokenizer has neither a chat template nor an end-of-sequence token",
+            "set eos_token, or chat_template, in the tokenizer_config.json of the model",
+        )
+    tokenizer.chat_template = DEFAULT_TEMPLATE
+
+
+def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
+    """A column that holds a text, said by `role`, or a list of messages.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    value = row.values.get(column)
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list):
+        row.text(column)  # says what was expected and what is there
+    assert isinstance(value, list)
+    for number, message in enumerate(value, start=1):
+        told = message if isinstance(message, dict) else {}
+        if not all(isinstance(told.get(key), str) for key in ("role", "content")):
+            raise row.error(
+                f"column {column!r}, message {number}: expected {{role, content}}, both text"
+            )
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[list[Message]], *, limit: int
+) -> list[Tokens]:
+    """Render conversations by the chat template and cut them to `limit` tokens.
+
+    Raises:
+        ConfigError: the template does not render them, or hides where an answer is.
+    """
+    marked = "generation %}" in str(tokenizer.chat_template)
+    make = _by_marks if marked else _by_prefixes
+    return [make(tokenizer, messages, limit) for messages in conversations]
+
+
+def _by_marks(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit: int) -> Tokens:
+    """The template itself says what the assistant generates."""
+    encoded = _rendered(
+        tokenizer,
+        messages,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        truncation=True,
+        max_length=limit,
+    )
+    return Tokens(
+        ids=np.asarray(encoded["input_ids"]),
+        answer=np.asarray(encoded["assistant_masks"], dtype=bool),
+    )
+
+
+def _by_prefixes(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit: int) -> Tokens:
+    """An answer is what the text gains by it, beyond the invitation to answer."""
+    text = _rendered(tokenizer, messages)
+    spans = []
+    for index, message in enumerate(messages):
+        if message["role"] == ASSISTANT:
+            before = _rendered(tokenizer, messages[:index], add_generation_prompt=True)
+            after = _rendered(tokenizer, messages[: index + 1])
+            if not (text.startswith(after) and after.startswith(before)):
+                raise ConfigError(
+                    "the chat template writes earlier turns anew when others follow, so where an "
+                    f"answer is cannot be seen: message {index + 1} of {len(messages)}",
+                    "mark what the assistant says by {% generation %} in the chat template",
+                )
+            spans.append((len(before), len(after)))
+    encoded = tokenizer(
+        text,
+        add_special_tokens=False,
+        truncation=True,
+        max_length=limit,
+        return_offsets_mapping=True,
+    )
+    starts = np.asarray(encoded["offset_mapping"]).reshape(-1, 2)[:, 0]
+    answer = np.zeros(len(starts), dtype=bool)
+    for first, last in spans:
+        answer |= (starts >= first) & (starts < last)
+    return Tokens(ids=np.asarray(encoded["input_ids"]), answer=answer)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerFast, messages: list[Message], **options: Any) -> Any:
+    try:
+        return tokenizer.apply_chat_template(messages, **{"tokenize": False, **options})
+    except Exception as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ConfigError(
+            f"the chat template does not render a conversation of {roles}: {error}",
+            "bring the rows into the form that the template expects, or change the template",
+        ) from error

@@ -1,0 +1,190 @@
+"""Preference: prefer the chosen answer to the rejected one (direct preference optimisation).
+
+The reference that the model is held to is the model as it starts. Its log-probabilities do not
+change, so they are computed once, before the first step, and no second model is kept.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import cross_entropy, logsigmoid
+from transformers import PreTrainedModel
+from typing_extensions import override
+
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.errors import DataError
+from troika_trainer.rows import Row
+from troika_trainer.shards import ColumnType, Example, Store
+
+from .base import Look, Measured, no_predictions, smallest_dtype
+from .chat import ConversationTask
+from .conversation import ASSISTANT, messages_in
+from .texts import padded
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BETA = 0.1
+ANSWERS = ("chosen", "rejected")
+
+
+class Preferences:
+    """Tokenized pairs of answers to one prompt."""
+
+    def __init__(self, store: Store, *, pad_id: int) -> None:
+        self._ids = [store[f"{name}_ids"] for name in ANSWERS]
+        self._answer = [store[f"{name}_answer"] for name in ANSWERS]
+        self._pad_id = pad_id
+        self._lengths = np.stack([column.lengths for column in self._ids])
+        if not len(self):
+            raise DataError(
+                f"no row of the {store.facts['split']} split has both answers within "
+                "data.maxLength",
+                "raise data.maxLength",
+            )
+        self.reference: npt.NDArray[np.float32] = np.zeros((len(self), 2), dtype=np.float32)
+        """Log-probability of both answers under the model as it started. Shape [examples, 2]."""
+
+    def __len__(self) -> int:
+        return int(self._lengths.shape[1])
+
+    def lengths(self, indices: Integers) -> Integers:
+        """Tokens of the longer of the two, with the prompt. Shape [samples]."""
+        return np.asarray(self._lengths[:, indices].max(axis=0))
+
+    def batch(self, indices: Integers, epochs: Integers) -> Batch:  # noqa: ARG002 - the same in each
+        """These pairs. Inputs and labels have the shape [samples, 2, tokens], chosen first."""
+        width = int(self.lengths(indices).max())
+        parts = [self._padded(answer, indices, width) for answer in range(2)]
+        ids, real, labels = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        lengths = self._lengths[:, indices]
+        return Batch(
+            inputs={
+                "input_ids": ids,
+                "attention_mask": real,
+                "reference": torch.from_numpy(self.reference[indices]),
+            },
+            labels=labels,
+            weight=len(indices),
+            tokens=int(lengths.sum()),
+            pairs=int((lengths**2).sum()),
+        )
+
+    def _padded(
+        self, answer: int, indices: Integers, width: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        real = np.arange(width)[None, :] < self._lengths[answer, indices][:, None]
+        ids = padded(self._ids[answer], indices, real, self._pad_id)
+        said = padded(self._answer[answer], indices, real, 0).bool()
+        labels = ids.masked_fill(~said, IGNORED)[:, 1:]
+        return ids, torch.from_numpy(real.astype(np.int64)), labels
+
+
+class Preference(ConversationTask):
+    """Fine-tunes on pairs of answers of which one is preferred."""
+
+    one_prediction_each = True
+    dropout = 0.0  # the reference is measured without: its noise would pass for a reward
+
+    @property
+    @override
+    def columns(self) -> dict[str, ColumnType]:
+        ids, mark = ColumnType(smallest_dtype(len(self.tokenizer))), ColumnType("uint8")
+        return {f"{name}_ids": ids for name in ANSWERS} | {
+            f"{name}_answer": mark for name in ANSWERS
+        }
+
+    @override
+    def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
+        columns, left_out = self.spec.data.columns, 0
+        prompts = [messages_in(row, columns.prompt, role="user") for row in rows]
+        made = []
+        for column in (columns.chosen, columns.rejected):
+            answers = [messages_in(row, column, role=ASSISTANT) for row in rows]
+            both = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            made.append(self.conversation_tokens(both, rows))
+        for pair in zip(*made, strict=True):
+            if all(tokens.answer[1:].any() for tokens in pair):
+                yield {
+                    f"{name}_{part}": array
+                    for name, tokens in zip(ANSWERS, pair, strict=True)
+                    for part, array in (("ids", tokens.ids), ("answer", tokens.answer))
+                }
+            else:
+                left_out += 1
+        if left_out:
+            log.warning(
+                "%d of %d rows left out: an answer begins after data.maxLength %d tokens",
+                left_out,
+                len(rows),
+                self.max_length,
+            )
+
+    @override
+    def examples(self, store: Store) -> Preferences:
+        return Preferences(store, pad_id=self.pad_id)
+
+    @override
+    def first_look(self, examples: Examples, look: Look) -> None:
+        assert isinstance(examples, Preferences)
+        examples.reference = look(examples).astype(np.float32)
+
+    @override
+    def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        policy = self._log_probabilities(model, batch)
+        spec = self.spec.loss
+        loss = preference_loss(
+            rewards(policy, batch.inputs["reference"], spec.beta or DEFAULT_BETA),
+            smoothing=(spec.label_smoothing or 0.0) if model.training else 0.0,
+        )
+        return loss, no_predictions(batch) if model.training else policy
+
+    def _log_probabilities(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+        """Of the chosen and the rejected answer, summed over their tokens. Shape [samples, 2]."""
+        inputs = {
+            name: batch.inputs[name].flatten(0, 1) for name in ("input_ids", "attention_mask")
+        }
+        labels = batch.labels.flatten(0, 1)
+        where = (labels != IGNORED).nonzero(as_tuple=True)
+        flat = Batch(inputs, labels, batch.weight, batch.tokens, batch.pairs)
+        logits = self._head.logits(model, flat, where)
+        costs = cross_entropy(logits, labels[where], reduction="none")
+        summed = torch.zeros(len(labels), device=costs.device).index_add_(0, where[0], -costs)
+        return summed.view(-1, 2)
+
+    @override
+    def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
+        """`margin` is the mean difference of the rewards, `accuracy` how often it is above 0."""
+        assert isinstance(examples, Preferences)
+        policy = torch.from_numpy(measured.predictions)
+        reference = torch.from_numpy(examples.reference[: len(policy)])
+        margins = -rewards(policy, reference, self.spec.loss.beta or DEFAULT_BETA).diff()
+        return {
+            "loss": measured.loss,
+            "accuracy": float((margins > 0).float().mean()),
+            "margin": float(margins.mean()),
+        }
+
+
+def rewards(policy: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
+    """What the answers are worth to the model: how much likelier than at the start it finds them.
+
+    Args:
+        policy: Log-probabilities of chosen and rejected answers, shape [samples, 2].
+        reference: The same under the model as it started.
+        beta: Strength of the tie to the reference.
+    """
+    return beta * (policy - reference)
+
+
+def preference_loss(rewards: torch.Tensor, *, smoothing: float) -> torch.Tensor:
+    """Summed loss of direct preference optimisation, shape []; arXiv:2305.18290, equation 7.
+
+    Args:
+        rewards: Of chosen and rejected answers, shape [samples, 2].
+        smoothing: Probability that a pair is the wrong way round.
+    """
+    margin = rewards[:, 0] - rewards[:, 1]
+    return -((1.0 - smoothing) * logsigmoid(margin) + smoothing * logsigmoid(-margin)).sum()

@@ -253,8 +253,9 @@ def publish_all(
     rows.append(
         Row(f"{work}, against DCP save", "seconds to commit", written, middle["DCP save"][1], "")
     )
-    # No goal: the copy beside the pass takes memory bandwidth from it, more or less by the machine.
-    rows.append(Row(f"{work}, against DCP save", "seconds lost", lost, middle["DCP save"][0], ""))
+    # What the copy beside the pass takes from it counts too: the loop may not lose it in hiding.
+    against = middle["DCP save"][0]
+    rows.append(Row(f"{work}, against DCP save", "seconds lost", lost, against, "<= 0.1"))
     rows.append(resumed)
     sys.exit(0 if publish("checkpoint", rows) else 1)
 

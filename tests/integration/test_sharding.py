@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import AutoModelForMaskedLM
 
 from support import tinyrun
 from support.histories import NO_DROPOUT, Runs
-from support.nursery import Nursery, nursery
+from support.nursery import Nursery
 from support.tiny_models import encoder_decoder
 from support.trainer_launch import launching
 from troika_api.contract import ExitCode
@@ -21,12 +20,6 @@ from troika_api.contract import ExitCode
 pytestmark = pytest.mark.slow
 
 FULL_MEMORY = {"NURSERY_SETUP": "support.fullmemory:of_environment", "FULL_RANK": "1"}
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Nursery]:
-    with nursery() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

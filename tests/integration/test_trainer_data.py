@@ -4,14 +4,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import tinyrun
-from support.nursery import Nursery, nursery
+from support.nursery import Nursery
 from support.trainer_runs import pretrain_run
 from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import RUN
@@ -21,12 +21,6 @@ from troika_trainer.tasks import Task, task_class
 from troika_trainer.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Nursery]:
-    with nursery() as made:
-        yield made
 
 
 def calm() -> None:

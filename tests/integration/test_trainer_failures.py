@@ -14,16 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from support import tinyrun
-from support.nursery import Nursery, nursery
+from support.nursery import Nursery
 from troika_api.contract import ExitCode
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Nursery]:
-    with nursery() as made:
-        yield made
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A run that was stopped and resumed is the run that was not."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,9 @@ import torch
 
 from support import tinyrun
 from support.histories import NO_DROPOUT, Runs
-from support.nursery import Nursery, nursery
+from support.nursery import Nursery
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Nursery]:
-    with nursery() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

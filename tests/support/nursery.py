@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,6 +163,14 @@ class ForkedWriter:
             with contextlib.suppress(BaseException):
                 writer.main()
             os._exit(0)
+
+    def kill(self) -> None:
+        """End it."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Reap it."""
+        os.waitpid(self.pid, 0)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,16 @@ def test_the_writer_ignores_sigterm_and_a_killed_one_loses_nothing(
     assert "the writing process is gone" in caplog.text
 
 
+def test_the_writer_ends_when_nothing_more_is_saved(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.warm()
+    writer = run.writer()
+    run.checkpoints.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(writer, 0)
+    run.checkpoints.close()  # and once more, for nothing is there
+
+
 def test_an_older_attempt_can_neither_start_nor_commit(tmp_path: Path) -> None:
     old = Run(tmp_path, attempt=1)
     old.warm()

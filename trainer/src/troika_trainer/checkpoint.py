@@ -163,6 +163,10 @@ class Checkpoints:
         """Wait until this rank has nothing in flight."""
         self._saver.wait()
 
+    def close(self) -> None:
+        """Nothing more will be saved: end the process that writes."""
+        self._saver.close()
+
     def _make_staged(self, step: int) -> Path:
         final = path_of(self.directory, step)
         staged = final.with_name(f"{final.name}.tmp-{self._attempt}-{os.getpid()}")

@@ -65,6 +65,13 @@ class Saver:
         theirs.close()
         self._ready = False
 
+    def close(self) -> None:
+        """End the process, if it has nothing to write; else it ends with its trainer."""
+        if self._process is not None and not self.busy:
+            self._process.kill()
+            self._process.wait()
+            self._process = self._link = None
+
     def begin(self, staging: Staging, request: Request, state: State) -> None:
         """Begin to copy the state, to have it written. Nothing else may be in flight.
 

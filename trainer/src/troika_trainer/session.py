@@ -1,5 +1,7 @@
 """One run on one rank, in the order that things happen. Everything here may import torch."""
 
+from contextlib import closing
+
 from troika_api.contract import Stage
 from troika_api.v1alpha1.training import Precision
 
@@ -26,8 +28,10 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
     check_machine(run)
     float8.check_device(run.training)
     directory = checkpoint_directory(run.checkpoint.uri)
-    with process_group(place) as group:
-        checkpoints = Checkpoints(directory, keep=run.checkpoint.keep, group=group)
+    with (
+        process_group(place) as group,
+        closing(Checkpoints(directory, keep=run.checkpoint.keep, group=group)) as checkpoints,
+    ):
         checkpoints.register()
 
         telemetry.stage(Stage.TOKENIZING)

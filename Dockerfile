@@ -69,4 +69,4 @@ RUN --mount=type=cache,target=/var/cache/uv \
 COPY --from=trainer-code /code /opt/troika/code
 ENV HF_HUB_DISABLE_TELEMETRY=1
 USER 1000
-ENTRYPOINT ["python", "-m", "troika_trainer.launch"]
+ENTRYPOINT ["python", "-m", "troika_trainer.entry"]

@@ -168,7 +168,7 @@ def try_launch(
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "troika_trainer.launch", str(path)],
+        [sys.executable, "-m", "troika_trainer.entry", str(path)],
         capture_output=True,
         text=True,
         timeout=SECONDS,

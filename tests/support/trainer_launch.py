@@ -126,7 +126,7 @@ class Launcher:
         folder.mkdir(parents=True)
         path = folder / "run.json"
         path.write_text(json.dumps(run))
-        command = [sys.executable, "-m", "troika_trainer.launch", str(path)]
+        command = [sys.executable, "-m", "troika_trainer.entry", str(path)]
         return self._start(command, folder, {"PET_NPROC_PER_NODE": str(ranks), **environment})
 
     def start_nodes(self, *runs: dict[str, Any], attempt: int = 0) -> list[Launched]:

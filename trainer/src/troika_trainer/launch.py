@@ -1,4 +1,4 @@
-"""What the pod runs, `troika-train [run.json]`: starts the node's ranks and has the last word.
+"""What becomes of the pod: starts the node's ranks and has the last word.
 
 Its own work is small: join the other nodes (torchrun's c10d rendezvous), start one process a GPU,
 restart them in place when that can help, pass SIGTERM on, and write down how it ended.
@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -90,11 +91,17 @@ def _route_to(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def main() -> NoReturn:
-    """Run to the end, write the last word, exit with the contract's code."""
+def main(received: Sequence[int]) -> NoReturn:
+    """Run to the end, write the last word, exit with the contract's code.
+
+    Args:
+        received: Signals that came before; noted until the handlers of this are there.
+    """
     logs.configure(Place.of(os.environ))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate_early)
+    if received:
+        _terminate_early(received[0], None)
     try:
         path = runfile.find_run_file(sys.argv[1:])
         runfile.read_run(path)
@@ -181,7 +188,3 @@ def build_agent(path: Path, gang: Gang, scratch: Path) -> "Agent":
         node_rank=gang.node_rank,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     is one cluster; every other file is a group, for its tests share processes. What takes longest
     begins first there, so that nobody waits for it at the end.
     """
-    if config.getoption("dist", "no") == "loadgroup":
+    if config.getoption("loadgroup", default=False):  # only the processes of pytest-xdist have it
         for item in items:
             item.add_marker(pytest.mark.xdist_group(_group(item)))
         items.sort(key=lambda item: (_is(item, "disruptive"), _how_short(item)))

@@ -27,7 +27,7 @@ demo: venv ## Pretrain, fine-tune and watch a model on a real cluster
 
 test: prepare ## Every test, the real-cluster ones included
 	@$(MAKE) check
-	@$(RUN) pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(RUN) pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos-trainer: venv ## Kill a training run 30 times; its weights must be those of a calm one
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) python -m chaos $(CHAOS_ARGS)

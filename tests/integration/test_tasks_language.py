@@ -52,6 +52,7 @@ def pretrained(folder: Path, prose: Path, objective: str, **changes: Any) -> Out
             "train": {"uri": str(prose)},
             "validation": {"fraction": 0.05},
             "sequenceLength": 64,
+            "packing": changes.get("packing", False),
         },
         "training": {
             "steps": 40,
@@ -80,10 +81,13 @@ def test_encoders_learn_to_fill_masks(tmp_path: Path, prose: Path, kind: str) ->
     assert len(fill(f"the people {mask} the state")) == 5
 
 
-def test_a_causal_model_is_measured_in_bits_per_byte(tmp_path: Path, prose: Path) -> None:
+@pytest.mark.parametrize("packing", [False, True], ids=["joined", "packed"])
+def test_a_causal_model_is_measured_in_bits_per_byte(
+    tmp_path: Path, prose: Path, packing: bool
+) -> None:
     """Baseline: to hold every byte for as likely, 8 bits."""
     model = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 70}
-    outcome = pretrained(tmp_path, prose, "CausalLM", model=model)
+    outcome = pretrained(tmp_path, prose, "CausalLM", model=model, packing=packing)
     bits, nats = outcome.scores["bitsPerByte"], outcome.scores["loss"]
     assert bits < 4.5
     assert 1.5 < nats / log(2) / bits < 5, "bytes a token, of a vocabulary of this size"

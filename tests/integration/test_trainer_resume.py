@@ -87,6 +87,16 @@ def test_a_stream(runs: Runs, before: int, after: int, tolerance: float) -> None
         assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+def test_packed_rows(runs: Runs) -> None:
+    """The order of the rows, and the masks in them, do not depend on the number of ranks."""
+    changes = {"model__config": NO_DROPOUT, "data__packing": True, "data__sequenceLength": 60}
+    runs.finish(runs.run("packed", **changes), "packed")
+    run = runs.run("packed-parts", **changes)
+    runs.stop_at(run, "packed-parts", step=5, ranks=2)
+    runs.finish(run, "packed-parts", TROIKA_ATTEMPT="1")
+    assert runs.history("packed-parts") == pytest.approx(runs.history("packed"), abs=1e-4)
+
+
 def test_the_best_checkpoint_of_a_finetune_run_survives_a_stop(runs: Runs) -> None:
     runs.finish(runs.run("base", training__steps=2, evaluation__everySteps=2), "base")
     rows = runs.root / "labelled.jsonl"

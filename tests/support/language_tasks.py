@@ -48,15 +48,15 @@ def run_with(config: dict[str, Any], **changes: Any) -> PretrainRun:
     return run
 
 
-def masked(config: dict[str, Any], *, algorithm: str = "WordPiece") -> MaskedLM:
-    run = run_with(config)
+def masked(config: dict[str, Any], *, algorithm: str = "WordPiece", **changes: Any) -> MaskedLM:
+    run = run_with(config, **changes)
     spec = TokenizerTraining(vocab_size=300)
     words = train_tokenizer(texts, spec, algorithm=algorithm, bidirectional=True)
     return MaskedLM(run, words)
 
 
-def causal(config: dict[str, Any]) -> CausalLM:
-    run = run_with(config)
+def causal(config: dict[str, Any], **changes: Any) -> CausalLM:
+    run = run_with(config, **changes)
     spec = TokenizerTraining(vocab_size=300)
     words = train_tokenizer(texts, spec, algorithm="ByteLevelBPE", bidirectional=False)
     return CausalLM(run, words)

@@ -9,6 +9,7 @@ from .mistake import (
     REMOVED,
     SPEECH,
     STREAM,
+    T5,
     Mistake,
 )
 
@@ -175,6 +176,30 @@ MISTAKES = [
         1000,
         "spec.data.shuffleWindow",
         "read with streaming only",
+    ),
+    Mistake(
+        "packed-spans",
+        T5,
+        "data.packing",
+        True,
+        "spec.data.packing",
+        "data.packing is read by MaskedLM and CausalLM only",
+    ),
+    Mistake(
+        "packed-images",
+        IMAGES,
+        "data.packing",
+        True,
+        "spec.data.packing",
+        "data.packing is read by MaskedLM and CausalLM only",
+    ),
+    Mistake(
+        "packed-stream",
+        STREAM,
+        "data.packing",
+        True,
+        "spec.data.packing",
+        "packing needs the lengths of all texts",
     ),
     Mistake(
         "streaming-labels", FTJ, "data.streaming", True, "spec.data.streaming", "unknown field"

@@ -72,3 +72,24 @@ def test_run_json_is_told_apart_by_kind() -> None:
         }
     )
     assert isinstance(run, PretrainRun)
+
+
+@pytest.mark.parametrize(
+    ("objective", "streaming", "expected"),
+    [("Denoising", False, "by MaskedLM and CausalLM only"), ("CausalLM", True, "leave streaming")],
+)
+def test_a_run_file_packs_only_what_can_be_kept_apart(
+    objective: str, streaming: bool, expected: str
+) -> None:
+    run = {
+        "kind": "PretrainJob",
+        "name": "x",
+        "objective": objective,
+        "model": {"path": "/x"},
+        "data": {"train": {"uri": "/x"}, "packing": True, "streaming": streaming},
+        "training": {"steps": 1},
+        "checkpoint": {"uri": "/x"},
+        "output": {"uri": "/y"},
+    }
+    with pytest.raises(ValidationError, match=expected):
+        RUN.validate_python(run)

@@ -61,10 +61,13 @@ def test_a_causal_language_model_learns_and_can_be_loaded(tmp_path: Path) -> Non
     assert model.config.eos_token_id == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("micro", [1, 3, 4])
-def test_accumulation_gives_the_loss_of_one_large_batch(tmp_path: Path, micro: int) -> None:
-    whole = train_here(pretrain_run(tmp_path / "whole"))
-    parts = train_here(pretrain_run(tmp_path / "parts", training={"microBatchSize": micro}))
+@pytest.mark.parametrize(("micro", "packing"), [(1, False), (3, False), (4, False), (3, True)])
+def test_accumulation_gives_the_loss_of_one_large_batch(
+    tmp_path: Path, micro: int, packing: bool
+) -> None:
+    data, cut = {"packing": packing}, {"microBatchSize": micro}
+    whole = train_here(pretrain_run(tmp_path / "whole", data=data))
+    parts = train_here(pretrain_run(tmp_path / "parts", data=data, training=cut))
     assert parts.losses == pytest.approx(whole.losses, abs=2e-5)
     assert parts.scores[-1]["loss"] == pytest.approx(whole.scores[-1]["loss"], abs=2e-5)
 
@@ -82,8 +85,12 @@ def test_the_same_run_gives_the_same_numbers_dropout_included(tmp_path: Path) ->
     assert first.losses == second.losses
 
 
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    dropout = {"model": {"config": {"hidden_dropout_prob": 0.2}}}
+@pytest.mark.parametrize("packing", [False, True], ids=["joined", "packed"])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, packing: bool) -> None:
+    dropout = {
+        "model": {"config": {"hidden_dropout_prob": 0.2}},
+        "data": {"packing": packing},
+    }
     whole = train_here(pretrain_run(tmp_path / "whole", **dropout))
 
     def stop_in_step_7(step: int, stop: StopSignal) -> None:

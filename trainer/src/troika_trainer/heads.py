@@ -1,6 +1,5 @@
 """The output layer over the vocabulary, run only where it is asked for and never kept whole."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel
 
 from .batch import Batch
+from .packing import without_cache
 from .vocabulary import summed_cross_entropy
 
 Where = tuple[torch.Tensor, ...]
@@ -30,9 +30,7 @@ class Head:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._where: Where | None = None
-        # A cache of keys and values is for generation; with one, transformers sees no packing.
-        known = inspect.signature(model.forward).parameters
-        self._options = {"use_cache": False} if "use_cache" in known else {}
+        self._options = without_cache(model)
         self._hook = model.base_model.register_forward_hook(self._pick)
         self.picks = self._tried(model, self._picks_exactly)
         """Whether the head is run on the positions asked for, or on all of them."""

@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -19,6 +18,7 @@ from troika_api.v1alpha1.run import FinetuneRun, PretrainRun
 from .errors import ConfigError
 from .loading import cannot_load
 from .method import Built, loading_options, refuse_adapter
+from .packing import first_position
 from .runfile import Run, local_or_hub
 from .tasks import Task
 from .tokenizer import Tokenizers
@@ -145,15 +145,7 @@ def longest_input(model: PreTrainedModel) -> int | None:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
         return None
-    # RoBERTa and its kin count positions from the padding index up.
-    offsets = [
-        int(module.padding_idx) + 1
-        for name, module in model.named_modules()
-        if name.endswith("position_embeddings")
-        and isinstance(module, nn.Embedding)
-        and module.padding_idx is not None
-    ]
-    return int(limit) - max([0, *offsets])
+    return int(limit) - first_position(model)
 
 
 def _check_length(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -60,7 +60,7 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
     task = kind(run, preprocessor)
     if isinstance(run, PretrainRun) and run.data.streaming:
         return task, _stream(run, task, sources, cache.alive)
-    read_later = {"cache", "streaming", "shuffle_window"}
+    read_later = {"cache", "packing", "streaming", "shuffle_window"}
     key = data.fingerprint(
         sources.identity(),
         kind.preprocessing.fingerprint(preprocessor),

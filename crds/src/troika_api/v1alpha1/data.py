@@ -70,7 +70,12 @@ class PretrainData(CamelModel):
                 "!has(self.shuffleWindow) || self.streaming",
                 "shuffleWindow is read with streaming only: all sequences are shuffled without it",
                 field=".shuffleWindow",
-            )
+            ),
+            cel(
+                "!self.packing || !self.streaming",
+                "packing needs the lengths of all texts: leave streaming or packing out",
+                field=".packing",
+            ),
         )
     }
     train: DataSource
@@ -79,6 +84,14 @@ class PretrainData(CamelModel):
     """Held-out rows for the validation loss. Default: 1 % of the training rows."""
     sequence_length: Annotated[int, Field(ge=8, le=131072)] = 512
     """Tokens per sequence; documents are joined and cut to this length (objectives on text)."""
+    packing: bool = False
+    """Keep documents apart (MaskedLM, CausalLM): whole ones, and pieces of those that are longer
+    than sequenceLength, are put into rows of at most so many tokens, each where it leaves the least
+    room. No token sees another document, and positions begin anew with each. Pays where documents
+    are short: what came before says nothing about them. Costs speed where rows are long, as
+    attention needs a mask: nearly nothing at 512 tokens, more at 2048. A sequence is then a row.
+    Not with streaming, nor for models that cannot keep documents apart. Default: no; documents are
+    joined and cut, and a token sees what came before."""
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """Images become squares of this side in pixels (MaskedImage, model from a config). Default:
     224. A model that is loaded brings its own size."""

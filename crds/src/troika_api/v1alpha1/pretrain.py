@@ -100,6 +100,11 @@ class PretrainSpec(JobSpec):
                 field=".data.streaming",
             ),
             cel(
+                "!self.data.packing || self.objective in ['MaskedLM', 'CausalLM']",
+                "data.packing is read by MaskedLM and CausalLM only",
+                field=".data.packing",
+            ),
+            cel(
                 "!self.data.streaming || !has(self.training.epochs)",
                 "a stream has no epochs: set training.steps or training.tokens",
                 field=".training.epochs",

@@ -28,6 +28,10 @@ class Objective(StrEnum):
     MASKED_IMAGE = "MaskedImage"
 
 
+PACKED = (Objective.MASKED_LM, Objective.CAUSAL_LM)
+"""Objectives that can keep documents apart."""
+
+
 class Masking(CamelModel):
     """What is hidden.
 
@@ -97,6 +101,15 @@ class PretrainRun(RunBase):
     """Text or images to learn from."""
     evaluation: PretrainEvaluation = PretrainEvaluation()
     """When the validation loss is measured."""
+
+    @model_validator(mode="after")
+    def _can_pack(self) -> "PretrainRun":
+        """What the CRD states in CEL, for run files written by hand."""
+        if self.data.packing and self.objective not in PACKED:
+            raise ValueError(f"data.packing is read by {' and '.join(PACKED)} only")
+        if self.data.packing and self.data.streaming:
+            raise ValueError("data.packing needs the lengths of all texts: leave streaming out")
+        return self
 
 
 class FinetuneRun(RunBase):

@@ -1,5 +1,7 @@
 """CausalLM: predict the next token (GPT-2, Llama, Qwen: anything AutoModelForCausalLM builds)."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import log
 
@@ -7,8 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typing_extensions import override
 
-from troika_trainer.batch import Batch, Examples, Integers
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers
 from troika_trainer.heads import Head
+from troika_trainer.packing import check_model
 from troika_trainer.tokenizer import Tokenizers, token_bytes
 
 from .base import Measured, no_predictions
@@ -35,15 +38,32 @@ class CausalLM(LanguageTask):
         )
 
     @override
+    def apart(self, batch: Batch, lengths: Sequence[Integers]) -> Batch:
+        """Nothing predicts the first token of a piece, nor is padding predicted."""
+        apart = super().apart(batch, lengths)
+        firsts = apart.inputs["position_ids"][:, 1:] == 0
+        labels = batch.labels.masked_fill(firsts, IGNORED)
+        return replace(apart, labels=labels, weight=int((~firsts).sum()))
+
+    @override
     def attach(self, model: PreTrainedModel) -> None:
         self._head = Head(model)
+        if self.spec.data.packing:
+            check_model(model)
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        loss = self._head.loss_of_next(model, batch)
+        loss = self._loss(model, batch)
         if model.training:
             return loss, no_predictions(batch)
-        return loss, self._bytes.to(batch.labels.device)[batch.labels].sum(1)
+        known = self._bytes.to(batch.labels.device)[batch.labels.clamp(min=0)]
+        return loss, known.masked_fill(batch.labels == IGNORED, 0).sum(1)
+
+    def _loss(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+        if not self.spec.data.packing:
+            return self._head.loss_of_next(model, batch)
+        where = (batch.labels != IGNORED).nonzero(as_tuple=True)
+        return self._head.loss(model, batch, where, batch.labels[where])
 
     @cached_property
     def _bytes(self) -> torch.Tensor:

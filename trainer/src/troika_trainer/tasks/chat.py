@@ -61,6 +61,7 @@ class Conversations:
     def packed(self, rows: list[Integers]) -> Batch:
         """These conversations, several in a row; none sees another."""
         lengths = [self.lengths(row) for row in rows]
+        each = np.concatenate(lengths)
         ids = joined([[self._ids[int(index)] for index in row] for row in rows], fill=self._pad_id)
         answer = joined([[self._answer[int(i)] for i in row] for row in rows], fill=0).bool()
         places = positions(lengths)
@@ -70,9 +71,9 @@ class Conversations:
             inputs={"input_ids": ids, "position_ids": places},
             labels=labels,
             weight=int((labels != IGNORED).sum()),
-            tokens=sum(int(row.sum()) for row in lengths),
-            pairs=sum(int((row**2).sum()) for row in lengths),
-            packed=sum(len(row) for row in rows),
+            tokens=int(each.sum()),
+            pairs=int((each**2).sum()),
+            packed=len(each),
         )
 
 

@@ -1,7 +1,8 @@
-"""What the objectives on running text share: documents are joined and cut into sequences."""
+"""What the objectives on running text share: documents are joined and cut, or packed into rows."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import exp
 
 import numpy as np
@@ -10,6 +11,7 @@ from typing_extensions import override
 from troika_api.v1alpha1.run import PretrainRun
 from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.errors import DataError
+from troika_trainer.packing import Layout, joined, positions
 from troika_trainer.rows import Row, text_column
 from troika_trainer.shards import ColumnType, Example, Store
 from troika_trainer.tokenizer import Tokenizers
@@ -43,6 +45,36 @@ class Sequences:
         starts = indices * self._length
         rows = [self._tokens.slice(int(at), int(at) + self._length) for at in starts]
         return self._task.collate(np.stack(rows).astype(np.int64), indices, epochs)
+
+
+class PackedRows:
+    """Rows of whole texts, and of pieces of those that are longer; none sees another."""
+
+    def __init__(self, store: Store, task: "LanguageTask") -> None:
+        self._tokens, self._task = store["input_ids"], task
+        self._layout = Layout.of(self._tokens.lengths, room=task.spec.data.sequence_length)
+        self._lengths = self._layout.tokens()
+        if not len(self):
+            raise DataError(f"the {store.facts.get('split', 'text')} split has no text", "add some")
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    def lengths(self, indices: Integers) -> Integers:
+        """Tokens of each row, without padding."""
+        return self._lengths[indices]
+
+    def batch(self, indices: Integers, epochs: Integers) -> Batch:
+        """These rows, as the task presents each in its epoch, filled up to the longest."""
+        rows = [self._layout.pieces(int(index)) for index in indices]
+        parts = [
+            [self._tokens.slice(start, start + length) for start, length in zip(*row, strict=True)]
+            for row in rows
+        ]
+        tokens = joined(parts, fill=self._task.filler).numpy()
+        return self._task.apart(
+            self._task.collate(tokens, indices, epochs), [lengths for _, lengths in rows]
+        )
 
 
 class LanguageTask(Task):
@@ -80,7 +112,7 @@ class LanguageTask(Task):
 
     @override
     def examples(self, store: Store) -> Examples:
-        return Sequences(store, self)
+        return PackedRows(store, self) if self.spec.data.packing else Sequences(store, self)
 
     @abstractmethod
     def collate(self, tokens: Integers, indices: Integers, epochs: Integers) -> Batch:
@@ -91,6 +123,27 @@ class LanguageTask(Task):
             indices: Number of each sequence, shape [samples].
             epochs: How often each was seen before, shape [samples].
         """
+
+    @property
+    def filler(self) -> int:
+        """Token at the end of a row that is not full: one that is never hidden."""
+        pad = self.tokenizer.pad_token_id
+        return next(iter(self.tokenizer.all_special_ids), 0) if pad is None else int(pad)
+
+    def apart(self, batch: Batch, lengths: Sequence[Integers]) -> Batch:
+        """A batch of rows that hold several pieces each.
+
+        Args:
+            batch: The rows as they are collated.
+            lengths: Tokens of the pieces of each row.
+        """
+        each = np.concatenate(lengths)
+        return replace(
+            batch,
+            inputs={**batch.inputs, "position_ids": positions(lengths)},
+            tokens=int(each.sum()),
+            pairs=int((each**2).sum()),
+        )
 
     @override
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:

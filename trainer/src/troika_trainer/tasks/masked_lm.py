@@ -1,5 +1,6 @@
 """MaskedLM: predict the tokens that were hidden (BERT, RoBERTa, DistilBERT, ELECTRA's encoder)."""
 
+from dataclasses import replace
 from enum import IntEnum
 from functools import cached_property
 
@@ -14,6 +15,7 @@ from typing_extensions import override
 from troika_trainer.batch import IGNORED, Batch, Examples, Integers
 from troika_trainer.errors import ConfigError
 from troika_trainer.heads import Head
+from troika_trainer.packing import LONGEST_TRIAL, Encoder, check_model
 from troika_trainer.randomness import draw, uniform
 from troika_trainer.tokenizer import Tokenizers
 
@@ -81,9 +83,15 @@ class MaskedLM(LanguageTask):
                 "MaskedLM needs a tokenizer with a mask token", "train one, or name another"
             )
         self._head = Head(model)
+        if self.spec.data.packing:
+            self._encoder = Encoder(model)
+            room = min(self.spec.data.sequence_length, LONGEST_TRIAL)
+            check_model(model, told=self._encoder.told, room=room)
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.spec.data.packing:
+            batch = replace(batch, inputs=self._encoder.told(batch.inputs))
         where = (batch.labels != IGNORED).nonzero(as_tuple=True)
         wanted = batch.labels[where]
         if model.training:

@@ -247,6 +247,16 @@ def test_candidates_are_ranked_by_query(tmp_path: Path) -> None:
     assert outcome.scores["ndcgAt10"] > report["ndcg_at_random"] + 0.02
     assert outcome.scores["auc"] > 0.55
     assert "a random order" in outcome.text
+    worst = outcome.report["worst"]
+    assert len(worst) == 20
+    assert worst[0]["value"] == max(entry["value"] for entry in worst) > 0.5
+    for entry in worst:
+        row = rows["test"][entry["row"] - 1]
+        assert entry["expected"] == str(row["relevance"])
+        history, candidate = entry["text"].lower().split("\n")
+        # Cut on the left, so that a first word may be half of one.
+        assert candidate.split()[0].strip("#") in row["candidate"].lower()
+        assert history.split()[-1].strip("#") in row["history"].lower()
     rank = pipeline("text-classification", model=str(outcome.model), function_to_apply="none")
     pair = {"text": rows["test"][0]["history"], "text_pair": rows["test"][0]["candidate"]}
     assert len(rank([pair], truncation=True)) == 1

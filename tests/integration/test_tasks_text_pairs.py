@@ -61,7 +61,7 @@ def worst_of(folder: Path) -> list[dict[str, Any]]:
     ]
     page = (folder / "model" / "report.html").read_text()
     assert found
-    assert page.count("<li>") == len(found)
+    assert page.count("<dt>expected</dt>") == len(found)
     return found
 
 

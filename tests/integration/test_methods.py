@@ -21,7 +21,9 @@ from transformers import (
 
 from support.real_data import real_data
 from support.tiny_models import read_rows
+from support.tiny_tasks import try_launch
 from support.trainer_runs import Recorder, finetune_run, merged, pretrain_run, train_here
+from troika_api.contract import ExitCode, FailureClass
 from troika_trainer.errors import TerminatedError
 from troika_trainer.shutdown import StopSignal
 
@@ -196,3 +198,20 @@ def test_early_stopping_ends_the_run_and_keeps_the_best(tmp_path: Path, encoder:
 
     again = train_here(run)  # such as after a pod that died while it exported
     assert again.steps == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_qlora_without_a_gpu_ends_a_run_before_anything_is_read(tmp_path: Path) -> None:
+    """Neither the data nor the model exists: it is not for the lack of them that the run ends."""
+    missing = {split: {"uri": f"/none/{split}.csv"} for split in ("train", "validation", "test")}
+    run = finetune_run(
+        tmp_path, model=tmp_path / "none", data=missing, method={"type": "QLoRA", "rank": 8}
+    )
+    done, word = try_launch(tmp_path, run)
+    assert done.returncode == ExitCode.BAD_CONFIG
+    assert (word.outcome, word.failure) == ("Failed", FailureClass.BAD_CONFIG)
+    assert word.message.startswith("method.type QLoRA needs a CUDA GPU")
+    assert word.message.endswith("which this container has not")
+    assert word.remedy == "use method LoRA, or an image and nodes that have both"
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "checkpoints" / "cache").exists()

@@ -10,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from support.real_data import real_data
 from support.tiny_tasks import Outcome, rows_of, trained, write_rows
+from troika_trainer.shards import Store
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -69,6 +70,19 @@ def pretrained(folder: Path, prose: Path, objective: str, **changes: Any) -> Out
     return trained(folder, run)
 
 
+def assert_gives_what_was_trained_on(tokenizer: Any, folder: Path, prose: Path) -> None:
+    """The same numbers for the same texts, each between a first and a last token."""
+    given = {tuple(tokenizer(row["text"])["input_ids"]) for row in rows_of(prose)}
+    (data,) = (folder / "checkpoints" / "cache").glob("data-*")
+    seen = Store(data / "train")["input_ids"]
+    assert len(seen) > 500
+    trained_on = {tuple(seen[number].tolist()) for number in range(len(seen))}
+    assert trained_on <= given
+    assert {(ids[0], ids[-1]) for ids in trained_on} == {
+        (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    }
+
+
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_encoders_learn_to_fill_masks(tmp_path: Path, prose: Path, kind: str) -> None:
     """Baseline: to hold every token for as likely, ln(vocabulary) nats."""
@@ -76,7 +90,9 @@ def test_encoders_learn_to_fill_masks(tmp_path: Path, prose: Path, kind: str) ->
     outcome = pretrained(tmp_path, prose, "MaskedLM", model=model, masking={"wholeWord": True})
     assert outcome.scores["loss"] < log(VOCABULARY) - 0.5
     assert outcome.scores["accuracy"] > 5 / VOCABULARY
-    mask = AutoTokenizer.from_pretrained(outcome.model).mask_token
+    tokenizer = AutoTokenizer.from_pretrained(outcome.model)
+    assert_gives_what_was_trained_on(tokenizer, tmp_path, prose)
+    mask = tokenizer.mask_token
     fill = pipeline("fill-mask", model=str(outcome.model))
     assert len(fill(f"the people {mask} the state")) == 5
 

@@ -128,6 +128,11 @@ def test_objects_are_found(data: Path, tmp_path: Path) -> None:
     # Fresh weights know nothing of boxes: their mAP50 is about 0.
     assert scores["mAP50"] > max(0.05, 2 * first["mAP50"])
     assert set(report["report"]["averagePrecision"]) == {"digit"}
+    worst = report["worst"]
+    assert worst[0]["value"] == max(entry["value"] for entry in worst) >= 1
+    assert all(entry["expected"].startswith("digit (") for entry in worst)
+    page = (tmp_path / "boxes" / "model" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == len(worst)
 
     detect = pipeline("object-detection", str(tmp_path / "boxes" / "model"), threshold=0.0)
     image = Image.open(next((scenes / "validation").glob("*.png"))).convert("RGB")

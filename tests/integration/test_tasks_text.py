@@ -3,6 +3,8 @@
 The models are tiny and untrained, so the bar is a trivial baseline, stated in each test.
 """
 
+import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +141,6 @@ def find_answer(model: Path, question: str, context: str) -> str:
 
 def gloss_rows(folder: Path, limit: int) -> Rows:
     """WordNet's glosses; `noun.animal` is the labels noun and animal."""
-    import csv
-
     rows: Rows = {}
     for split in SPLITS:
         with (folder / f"{split}.csv").open(newline="") as file:
@@ -158,6 +158,73 @@ def gloss_rows(folder: Path, limit: int) -> Rows:
         split: [row for row in part if known.issuperset(row["labels"])]
         for split, part in rows.items()
     }
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def share_of_the_largest(rows: list[dict[str, Any]]) -> float:
+    """What it earns to say the most frequent class of everything."""
+    return Counter(row["label"] for row in rows).most_common(1)[0][1] / len(rows)
+
+
+def test_glosses_are_sorted_into_the_45_files_of_wordnet(tmp_path: Path) -> None:
+    """Baseline: the share of the largest class, about 12 %."""
+    folder = real_data("wordnet") / "wordnet"
+    rows = {split: table(folder / f"{split}.csv") for split in SPLITS}
+    some = rows["train"][:6000]
+    rare = [row for row in rows["train"] if row["label"] in ("verb.weather", "noun.motive")]
+    rows |= {"train": some + rare, "validation": rows["validation"][:300]}
+    rows["test"] = rows["test"][:1500]
+    run = finetune_run(
+        tmp_path,
+        task="TextClassification",
+        model=tiny_model(
+            tmp_path / "base", (row["text"] for row in rows["train"]), num_hidden_layers=1
+        ),
+        splits=written(tmp_path, rows),
+        data={"maxLength": 32},
+        training=fast(0.005, epochs=3),
+    )
+    outcome = trained(tmp_path, run)
+    assert outcome.scores["accuracy"] > 2 * share_of_the_largest(rows["test"])
+    classes = outcome.report["report"]["classes"]
+    assert len(classes) == 45
+    assert sum(score["f1"] > 0 for score in classes) > 15, "not only the largest are found"
+    assert len(outcome.report["report"]["confusionMatrix"]) == 45
+    assert sum(score["support"] for score in classes) == 1500
+    classify: Any = pipeline("text-classification", model=str(outcome.model))
+    texts = [row["text"] for row in rows["test"][:200]]
+    found = [item["label"] for item in classify(texts, truncation=True, max_length=32)]
+    right = sum(label == row["label"] for label, row in zip(found, rows["test"], strict=False))
+    assert right / 200 == pytest.approx(outcome.scores["accuracy"], abs=0.1)
+
+
+def test_reviews_are_told_apart(tmp_path: Path) -> None:
+    """Baseline: the share of the larger class, about 58 %."""
+    folder = real_data("reviews") / "reviews"
+    rows = {split: table(folder / f"{split}.csv") for split in SPLITS}
+    rows |= {"train": rows["train"][:6000], "validation": rows["validation"][:300]}
+    run = finetune_run(
+        tmp_path,
+        task="TextClassification",
+        model=tiny_model(
+            tmp_path / "base", (row["text"] for row in rows["train"]), num_hidden_layers=1
+        ),
+        splits=written(tmp_path, rows),
+        data={"maxLength": 48},
+        training=fast(0.002, epochs=3),
+    )
+    outcome = trained(tmp_path, run)
+    assert outcome.scores["accuracy"] > share_of_the_largest(rows["test"]) + 0.05
+    classes = outcome.report["report"]["classes"]
+    assert [score["name"] for score in classes] == ["fresh", "rotten"]
+    assert all(score["recall"] > 0.4 for score in classes), "neither is said of everything"
+    worst = outcome.report["worst"]
+    assert worst
+    assert all({entry["expected"], entry["predicted"]} == {"fresh", "rotten"} for entry in worst)
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +314,16 @@ def test_candidates_are_ranked_by_query(tmp_path: Path) -> None:
     assert outcome.scores["ndcgAt10"] > report["ndcg_at_random"] + 0.02
     assert outcome.scores["auc"] > 0.55
     assert "a random order" in outcome.text
+    worst = outcome.report["worst"]
+    assert len(worst) == 20
+    assert worst[0]["value"] == max(entry["value"] for entry in worst) > 0.5
+    for entry in worst:
+        row = rows["test"][entry["row"] - 1]
+        assert entry["expected"] == str(row["relevance"])
+        history, candidate = entry["text"].lower().split("\n")
+        # Cut on the left, so that a first word may be half of one.
+        assert candidate.split()[0].strip("#") in row["candidate"].lower()
+        assert history.split()[-1].strip("#") in row["history"].lower()
     rank = pipeline("text-classification", model=str(outcome.model), function_to_apply="none")
     pair = {"text": rows["test"][0]["history"], "text_pair": rows["test"][0]["candidate"]}
     assert len(rank([pair], truncation=True)) == 1

@@ -54,6 +54,23 @@ def scores_of(folder: Path) -> dict[str, float]:
     return scores
 
 
+def worst_of(folder: Path) -> list[dict[str, Any]]:
+    """The worst examples of the report, of which the page shows as many."""
+    found: list[dict[str, Any]] = json.loads((folder / "model" / "report.json").read_text())[
+        "worst"
+    ]
+    page = (folder / "model" / "report.html").read_text()
+    assert found
+    assert page.count("<dt>expected</dt>") == len(found)
+    return found
+
+
+def uncut(text: str) -> str:
+    """The whole letters of an answer that was cut to `maxLength`."""
+    assert text
+    return text.rstrip("\ufffd")
+
+
 def definitions(rows: list[dict[str, Any]]) -> list[str]:
     return [message["content"] for row in rows for message in row["messages"]]
 
@@ -131,6 +148,18 @@ def test_chat_learns_more_than_how_frequent_tokens_are(
     if layout == "messages":
         assert scores["loss"] < word_by_word(tmp_path, tokenizer)
     assert scores["accuracy"] > 0.05
+    test = read_rows(tmp_path / "test.jsonl")
+    worst = worst_of(tmp_path)
+    assert worst[0]["value"] > scores["loss"]
+    for entry in worst:
+        row = test[entry["row"] - 1]
+        asked, told = (
+            [message["content"] for message in row["messages"]]
+            if layout == "messages"
+            else (row["prompt"], row["completion"])
+        )
+        assert asked in entry["text"]
+        assert told.startswith(uncut(entry["expected"]))
 
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert "<|assistant|>" in (tmp_path / "model" / "chat_template.jinja").read_text()
@@ -161,6 +190,13 @@ def test_preference_tells_the_better_answer(tmp_path: Path, talker: Path, method
     assert scores["accuracy"] > 0.6  # a coin gives 0.5
     assert scores["margin"] > 0
     assert scores["loss"] < log(2)  # that of the start
+    test = read_rows(tmp_path / "test.jsonl")
+    for entry in worst_of(tmp_path):
+        row = test[entry["row"] - 1]
+        assert row["prompt"] in entry["text"]
+        assert row["chosen"].startswith(uncut(entry["expected"]))
+        assert row["rejected"].startswith(uncut(entry["predicted"]))
+        assert entry["value"] < 0, "the rejected answer was the likelier one"
 
     kind: Any = AutoPeftModelForCausalLM if method == "LoRA" else AutoModelForCausalLM
     model = kind.from_pretrained(tmp_path / "model").eval()

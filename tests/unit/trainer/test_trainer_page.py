@@ -120,6 +120,17 @@ def test_what_comes_from_data_stays_text(tmp_path: Path) -> None:
     assert found.words.count(EVIL) >= 5  # name, class (twice), prediction, text, environment
 
 
+@pytest.mark.parametrize(("predicted", "lines"), [("", 1), (None, 0)])
+def test_only_a_mistake_that_has_a_prediction_has_a_line_for_it(
+    tmp_path: Path, predicted: str | None, lines: int
+) -> None:
+    """A model that wrote nothing has predicted nothing; one that was not asked has not."""
+    worst = [Mistake(7, "ask", "answer", predicted, "loss", 5.25)]
+    found = Page(page(result(tmp_path, worst=worst), now=0.0))
+    assert found.words.count("predicted") == lines
+    assert found.count("dd", class_="wrong") == lines
+
+
 def test_a_page_asks_for_nothing_beside_itself(tmp_path: Path) -> None:
     text = page(result(tmp_path), now=0.0)
     found = Page(text)

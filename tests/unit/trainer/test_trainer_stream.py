@@ -11,7 +11,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 from pyarrow import parquet
 
-from support.trainer_runs import pretrain_run, train_here
+from support.trainer_runs import TINY_BERT, pretrain_run, train_here
 from troika_api.v1alpha1.data import FileFormat, TokenizerTraining
 from troika_api.v1alpha1.run import RUN, PretrainRun
 from troika_trainer.batches import Batches, StreamOrder
@@ -55,6 +55,39 @@ def make_run(folder: Path, **data: Any) -> PretrainRun:
 def tokenizer() -> Any:
     spec = TokenizerTraining(vocab_size=300)
     return train_tokenizer(lambda: TEXTS, spec, algorithm="ByteLevelBPE", bidirectional=False)
+
+
+STREAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "masks": ("MaskedLM", {**TINY_BERT, "hidden_dropout_prob": 0.2}),
+    "spans": (
+        "Denoising",
+        {
+            "model_type": "t5",
+            "d_model": 32,
+            "d_ff": 64,
+            "d_kv": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "dropout_rate": 0.2,
+        },
+    ),
+    "infilling": (
+        "Denoising",
+        {
+            "model_type": "bart",
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 64,
+            "dropout": 0.2,
+        },
+    ),
+}
+"""Objectives that draw their noise by the number of a sequence, in a stream too."""
 
 
 def calm() -> None:
@@ -242,21 +275,29 @@ def stream_changes(folder: Path) -> dict[str, Any]:
         "data": {"train": corpus, "streaming": True, "shuffleWindow": 24},
         "training": {"steps": 14},
         "evaluation": {"everySteps": 7, "maxSequences": 16},
-        "model": {"config": {"hidden_dropout_prob": 0.2}},
     }
 
 
+def streamed_run(folder: Path, name: str, kind: str) -> dict[str, Any]:
+    """A run of one of the kinds that learn from noise, on the corpus of three files."""
+    objective, config = STREAMED[kind]
+    run = pretrain_run(folder / name, objective=objective, **stream_changes(folder))
+    run["model"] = {"config": config}
+    run["tokenizer"]["train"]["vocabSize"] = 500
+    return run
+
+
+@pytest.mark.parametrize("kind", STREAMED)
 def test_a_streamed_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path,
+    tmp_path: Path, kind: str
 ) -> None:
-    changes = stream_changes(tmp_path)
-    whole = train_here(pretrain_run(tmp_path / "whole", **changes))
+    whole = train_here(streamed_run(tmp_path, "whole", kind))
     assert whole.scores[-1]["loss"] < whole.scores[0]["loss"]
 
     def stop_in_step_8(step: int, stop: StopSignal) -> None:
         stop.requested = step == 8
 
-    run = pretrain_run(tmp_path / "cut", **changes)
+    run = streamed_run(tmp_path, "cut", kind)
     with pytest.raises(TerminatedError):
         train_here(run, after_step=stop_in_step_8)
     rest = train_here(run, place=Place(attempt=1))

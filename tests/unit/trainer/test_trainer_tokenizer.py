@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from support.trainer_runs import LICENSE
 from troika_api.v1alpha1.data import TokenizerTraining
@@ -51,6 +51,56 @@ def test_a_saved_tokenizer_is_loaded_as_it_was(
         assert loaded(text)["input_ids"] == made(text)["input_ids"]
         assert fingerprint(loaded) == fingerprint(made)
         assert len(loaded) == 500
+
+
+@pytest.mark.parametrize(
+    ("model_type", "algorithm"),
+    [
+        ("bert", "WordPiece"),
+        ("distilbert", "WordPiece"),
+        ("electra", "WordPiece"),
+        ("roberta", "ByteLevelBPE"),
+        ("roberta", "WordPiece"),
+        ("modernbert", "ByteLevelBPE"),
+        ("deberta-v2", "WordPiece"),
+        ("albert", "WordPiece"),
+        ("bart", "ByteLevelBPE"),
+        ("t5", "ByteLevelBPE"),
+        ("gpt2", "ByteLevelBPE"),
+        ("llama", "ByteLevelBPE"),
+        ("qwen3", "ByteLevelBPE"),
+    ],
+)
+def test_beside_a_model_it_is_loaded_as_it_was(
+    tmp_path: Path, model_type: str, algorithm: str
+) -> None:
+    """Transformers looks at the model's type, and might think it knows better what belongs to it.
+
+    RoBERTa's own puts two end tokens between the texts of a pair, ours one: what counts is that
+    whoever loads it gets what the model was trained on.
+    """
+    both_ways = model_type not in ("gpt2", "llama", "qwen3")
+    made = train_tokenizer(
+        lambda: LICENSE.read_text().splitlines(),
+        TokenizerTraining(vocab_size=500),
+        algorithm=algorithm,
+        bidirectional=both_ways,
+        token_types=has_token_types({"model_type": model_type}),
+        extra=["<extra_id_0>", "<extra_id_1>"] if model_type == "t5" else [],
+    )
+    AutoConfig.for_model(model_type, vocab_size=len(made)).save_pretrained(tmp_path)
+    made.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(loaded, PreTrainedTokenizerFast)
+    text = "Licensor  shall mean the <owner>, naïve or not!"
+    for texts in ((text,), (text, "And  so on")):
+        assert dict(loaded(*texts)) == dict(made(*texts))
+    if both_ways:
+        tokens = loaded.convert_ids_to_tokens(loaded(text)["input_ids"])
+        frame = ["<s>", "</s>"] if algorithm == "ByteLevelBPE" else ["[CLS]", "[SEP]"]
+        assert [tokens[0], tokens[-1]] == frame
+    assert loaded.special_tokens_map == made.special_tokens_map
+    assert fingerprint(loaded) == fingerprint(made)
 
 
 def test_word_piece_frames_and_masks_like_bert() -> None:

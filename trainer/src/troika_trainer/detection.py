@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from troika_api.contract import Score
+
+from .report import Mistake, worst
 
 Numbers = npt.NDArray[Any]
 
@@ -124,21 +127,12 @@ def _evaluate(truth: list[Numbers], found: list[Numbers], names: list[str]) -> A
 
 
 def _scores(truth: list[Numbers], found: list[Numbers], names: list[str]) -> list[Score]:
-    """Each sure detection takes the best free object of its class, in the order of the scores."""
     hits, claimed, support = (np.zeros(len(names), dtype=int) for _ in range(3))
     for there, rows in zip(truth, found, strict=True):
-        for row in there:
-            support[int(row[0])] += 1
-        free = list(range(len(there)))
-        for row in sorted(
-            (row for row in rows if row[_SCORE] >= MIN_SCORE), key=lambda row: -row[0]
-        ):
-            kind = int(row[_CLASS])
-            claimed[kind] += 1
-            rivals = [(iou(row[_BOX], there[at][1:]), at) for at in free if there[at][0] == kind]
-            if rivals and max(rivals)[0] >= MIN_IOU:
-                hits[kind] += 1
-                free.remove(max(rivals)[1])
+        sure, right = matched(there, rows)
+        support += _counts(there[:, 0], names)
+        claimed += _counts(sure[:, _CLASS], names)
+        hits += _counts(sure[right, _CLASS], names)
     return [
         _score(name, int(hits[index]), int(claimed[index]), int(support[index]))
         for index, name in enumerate(names)
@@ -154,6 +148,73 @@ def _score(name: str, hits: int, claimed: int, support: int) -> Score:
         f1=f1,
         support=support,
     )
+
+
+def _counts(kinds: Numbers, names: list[str]) -> Numbers:
+    return np.bincount(kinds.astype(int), minlength=len(names))
+
+
+def matched(there: Numbers, rows: Numbers) -> tuple[Numbers, Numbers]:
+    """The sure detections of an image, the surest first, and which of them found an object.
+
+    Each takes the best free object of its class.
+
+    Args:
+        there: The objects of the image, as in `detection_report`.
+        rows: What was found in it.
+
+    Returns:
+        Shapes [sure detections, 6] and [sure detections].
+    """
+    sure = rows[rows[:, _SCORE] >= MIN_SCORE]
+    sure = sure[np.argsort(-sure[:, _SCORE], kind="stable")]
+    right = np.zeros(len(sure), dtype=bool)
+    free = list(range(len(there)))
+    for place, row in enumerate(sure):
+        rivals = [(iou(row[_BOX], there[at][1:]), at) for at in free if there[at][0] == row[_CLASS]]
+        if rivals and max(rivals)[0] >= MIN_IOU:
+            right[place] = True
+            free.remove(max(rivals)[1])
+    return sure, right
+
+
+def worst_scenes(
+    truth: list[Numbers], found: list[Numbers], names: list[str], picture: Callable[[int], str]
+) -> list[Mistake]:
+    """The images with most objects that were missed or are not there, surely found ones only.
+
+    Args:
+        truth: As in `detection_report`.
+        found: The same.
+        names: Name of each class.
+        picture: Makes a data URI of an image, by its number.
+    """
+    pairs = [matched(there, rows) for there, rows in zip(truth, found, strict=True)]
+    # A detection of nothing is one error, an object that no detection took another.
+    wrong = np.array(
+        [
+            len(there) + len(sure) - 2 * int(right.sum())
+            for there, (sure, right) in zip(truth, pairs, strict=True)
+        ]
+    )
+    return worst(
+        wrong,
+        lambda index: Mistake(
+            row=index + 1,
+            text="",
+            expected=_listed(truth[index][:, 0], names),
+            predicted=_listed(pairs[index][0][:, _CLASS], names),
+            measure="objects missed or invented",
+            value=float(wrong[index]),
+            picture=picture(index),
+        ),
+    )
+
+
+def _listed(kinds: Numbers, names: list[str]) -> str:
+    """How many of each class, such as `cat (2), dog (1)`."""
+    counts = _counts(kinds, names)
+    return ", ".join(f"{names[at]} ({counts[at]})" for at in np.flatnonzero(counts)) or "(none)"
 
 
 def iou(one: Numbers, other: Numbers) -> float:

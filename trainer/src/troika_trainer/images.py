@@ -176,6 +176,11 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def thumbnail(self, index: int) -> str:
+        """One image, small, as a data URI."""
+        pixels, _ = self.batch(np.array([index]))
+        return thumbnail(pixels[0])
+
     def batch(self, indices: Integers) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images, at the top left of what holds the largest, and where they are.
 

@@ -39,7 +39,8 @@ class Mistake:
     text: str
     """What the model was given; empty where that is no text."""
     expected: str
-    predicted: str
+    predicted: str | None
+    """None where the measure compares nothing with what was expected."""
     measure: str
     """What `value` is, such as loss."""
     value: float

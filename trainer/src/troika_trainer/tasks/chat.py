@@ -6,6 +6,7 @@ from math import exp
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typing_extensions import override
 
@@ -13,6 +14,7 @@ from troika_trainer.batch import IGNORED, Batch, Examples, Integers
 from troika_trainer.errors import DataError
 from troika_trainer.heads import Head
 from troika_trainer.packing import check_model, joined, positions
+from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 
@@ -38,6 +40,10 @@ class Conversations:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def tokens(self, index: int) -> Tokens:
+        """One conversation."""
+        return Tokens(self._ids[index], self._answer[index].astype(bool))
 
     def lengths(self, indices: Integers) -> Integers:
         """Tokens of each conversation. Shape [samples]."""
@@ -97,6 +103,14 @@ class ConversationTask(TextTask):
                 roles = ", ".join(message["role"] for message in messages) or "none"
                 raise row.error(f"expected a message of the role assistant, got {roles}")
         return tokenize(self.tokenizer, conversations, limit=self.max_length)
+
+    def said(self, tokens: Tokens, place: int = 0) -> tuple[str, str]:
+        """A prompt and the answer to it, as text; `Tokens.parted` says which."""
+        before, answer = (
+            str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
+            for ids in tokens.parted(place)
+        )
+        return before, answer
 
     @override
     def attach(self, model: PreTrainedModel) -> None:
@@ -159,16 +173,43 @@ class Chat(ConversationTask):
         if model.training and self._weighing.plain:
             return self._head.loss(model, batch, where, wanted), no_predictions(batch)
         logits = self._head.logits(model, batch, where)
-        loss = self._weighing.loss(logits, wanted, training=model.training)
         if model.training:
+            loss = self._weighing.loss(logits, wanted, training=True)
             return loss, no_predictions(batch)
-        right = (logits.argmax(-1) == wanted).long()
-        return loss, torch.zeros_like(batch.labels[:, 0]).index_add_(0, where[0], right)
+        losses = cross_entropy(logits, wanted, reduction="none")
+        scores = torch.stack([(logits.argmax(-1) == wanted).float(), losses], dim=-1)
+        # Right tokens and summed loss of each conversation.
+        found = scores.new_zeros(batch.samples, 2).index_add_(0, where[0], scores)
+        return losses.sum(), found
 
     @override
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
         return {
             "loss": measured.loss,
             "perplexity": exp(min(measured.loss, 50.0)),
-            "accuracy": float(measured.predictions.sum()) / max(measured.weight, 1),
+            "accuracy": float(measured.predictions[:, 0].sum(dtype=np.float64))
+            / max(measured.weight, 1),
         }
+
+    @override
+    def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
+        """The conversations whose answers surprised the model most; what it would say is not asked.
+
+        That would be to write an answer to every prompt, which takes far longer than all else.
+        """
+        assert isinstance(examples, Conversations)
+        counts = [examples.tokens(index).answer[1:].sum() for index in range(len(examples))]
+        losses = measured.predictions[:, 1] / np.array(counts)
+
+        def shown(index: int) -> Mistake:
+            prompt, answer = self.said(examples.tokens(index))
+            return Mistake(
+                row=index + 1,
+                text=shortened(prompt),
+                expected=shortened(answer),
+                predicted=None,
+                measure="loss of a token of the answer",
+                value=float(losses[index]),
+            )
+
+        return worst(losses, shown)

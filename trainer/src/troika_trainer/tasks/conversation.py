@@ -12,6 +12,7 @@ from troika_trainer.errors import ConfigError
 from troika_trainer.rows import Row
 
 Message = dict[str, str]
+Ids = npt.NDArray[np.integer]
 
 ASSISTANT = "assistant"
 
@@ -32,10 +33,20 @@ and the end-of-sequence token ends an answer, so that generation stops there."""
 class Tokens:
     """A conversation as the model reads it."""
 
-    ids: npt.NDArray[np.int64]
+    ids: Ids
     """Shape [tokens]."""
     answer: npt.NDArray[np.bool_]
     """True where the token is one that the assistant says. Shape [tokens]."""
+
+    def parted(self, place: int = 0) -> tuple[Ids, Ids]:
+        """What was said before an answer; and that answer, with all up to the end of the last.
+
+        Args:
+            place: A token of the answer that parts them, or one before it: then it is the first.
+        """
+        begins = np.flatnonzero(np.diff(self.answer.astype(np.int8), prepend=0) == 1)
+        begin = int(begins[max(0, int(np.searchsorted(begins, place, side="right")) - 1)])
+        return self.ids[:begin], self.ids[begin : np.flatnonzero(self.answer)[-1] + 1]
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
     AutoModelForImageClassification,
@@ -26,7 +25,6 @@ from troika_trainer.images import (
     require_one_size,
     sized,
     stored,
-    thumbnail,
 )
 from troika_trainer.report import Mistake
 from troika_trainer.rows import Row
@@ -40,27 +38,22 @@ class LabelledImages:
     """Images of one size, each with its class."""
 
     def __init__(self, store: Store, task: "ImageClassification") -> None:
-        self._images = ImageStore(store)
+        self.images = ImageStore(store)
         self._task = task
         self.labels = labels_of(store)
         """Class of every image, shape [examples]."""
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def lengths(self, indices: Integers) -> Integers:
         """Patches of each image. Shape [samples]."""
-        return patches(self._task.config, self._images.sizes[indices])
-
-    def thumbnail(self, index: int) -> str:
-        """One image, small, as a data URI."""
-        pixels, _ = self._images.batch(np.array([index]))
-        return thumbnail(pixels[0])
+        return patches(self._task.config, self.images.sizes[indices])
 
     def batch(self, indices: Integers, epochs: Integers) -> Batch:  # noqa: ARG002 - the same in each
         """These images, as bytes."""
         lengths = self.lengths(indices)
-        pixels, _ = self._images.batch(indices)
+        pixels, _ = self.images.batch(indices)
         return Batch(
             inputs={"pixels": pixels},
             labels=torch.from_numpy(self.labels[indices]),
@@ -131,7 +124,9 @@ class ImageClassification(ClassTask):
     @override
     def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
         assert isinstance(examples, LabelledImages)
-        return worst_classes(measured, examples.labels, self.names, picture=examples.thumbnail)
+        return worst_classes(
+            measured, examples.labels, self.names, picture=examples.images.thumbnail
+        )
 
     @override
     def flop_counter(self, model: PreTrainedModel) -> FlopCounter | None:

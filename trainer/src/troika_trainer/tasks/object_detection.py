@@ -9,7 +9,7 @@ from transformers import AutoModelForObjectDetection, PreTrainedModel
 from typing_extensions import override
 
 from troika_trainer.batch import IGNORED, Batch, Examples, Integers
-from troika_trainer.detection import DetectionReport, Numbers, detection_report
+from troika_trainer.detection import DetectionReport, Numbers, detection_report, worst_scenes
 from troika_trainer.errors import DataError
 from troika_trainer.flops import FlopCounter
 from troika_trainer.images import (
@@ -23,6 +23,7 @@ from troika_trainer.images import (
     stored,
 )
 from troika_trainer.objects import objects_of
+from troika_trainer.report import Mistake
 from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 
@@ -39,7 +40,7 @@ class Scenes:
     """Images with the objects in them."""
 
     def __init__(self, store: Store, task: "ObjectDetection") -> None:
-        self._images = ImageStore(store)
+        self.images = ImageStore(store)
         self._objects = store["objects"]
         files = store["file_size"]
         self.files: Integers = np.asarray(files.slice(0, files.items), np.int64).reshape(-1, 2)
@@ -47,11 +48,11 @@ class Scenes:
         self._task = task
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def lengths(self, indices: Integers) -> Integers:
         """Patches of each image. Shape [samples]."""
-        return patches(self._task.config, self._images.sizes[indices])
+        return patches(self._task.config, self.images.sizes[indices])
 
     def objects(self, index: int) -> Numbers:
         """What one image shows. Shape [objects, 5]: class, x, y, width, height."""
@@ -60,14 +61,14 @@ class Scenes:
     def batch(self, indices: Integers, epochs: Integers) -> Batch:  # noqa: ARG002 - the same in each
         """These images at the top left of the largest; objects relative to all of it."""
         lengths = self.lengths(indices)
-        pixels, inside = self._images.batch(indices)
+        pixels, inside = self.images.batch(indices)
         inputs = {"pixels": pixels, "file_size": torch.from_numpy(self.files[indices])}
         if inside is not None:
             inputs["inside"] = inside
         found = [self.objects(int(index)) for index in indices]
         labels = np.full((len(found), max(1, *map(len, found)), _FIELDS), float(IGNORED))
         for place, (index, objects) in enumerate(zip(indices, found, strict=True)):
-            scale = self._images.sizes[index] / self.files[index] / np.array(pixels.shape[2:])
+            scale = self.images.sizes[index] / self.files[index] / np.array(pixels.shape[2:])
             width, height = scale[1], scale[0]
             centres = objects[:, 1:3] + objects[:, 3:5] / 2
             boxes = np.concatenate([centres, objects[:, 3:5]], axis=1)
@@ -202,10 +203,21 @@ class ObjectDetection(FinetuneTask):
 
     @override
     def report(self, measured: Measured, examples: Examples) -> DetectionReport:
+        return detection_report(*self._compared(measured, examples), self.names)
+
+    @override
+    def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
+        assert isinstance(examples, Scenes)
+        truth, found = self._compared(measured, examples)
+        return worst_scenes(truth, found, self.names, examples.images.thumbnail)
+
+    def _compared(
+        self, measured: Measured, examples: Examples
+    ) -> tuple[list[Numbers], list[Numbers]]:
+        """For each image the objects in it, and those that were found; as `detection_report`."""
         assert isinstance(examples, Scenes)
         found = [rows[rows[:, 0] != IGNORED] for rows in measured.predictions]
-        truth = [examples.objects(index) for index in range(len(found))]
-        return detection_report(truth, found, self.names)
+        return [examples.objects(index) for index in range(len(found))], found
 
 
 def _extent(inside: torch.Tensor) -> torch.Tensor:

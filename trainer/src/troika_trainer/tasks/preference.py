@@ -16,12 +16,13 @@ from typing_extensions import override
 
 from troika_trainer.batch import IGNORED, Batch, Examples, Integers
 from troika_trainer.errors import DataError
+from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Look, Measured, no_predictions, smallest_dtype
 from .chat import ConversationTask
-from .conversation import ASSISTANT, messages_in
+from .conversation import ASSISTANT, Ids, Tokens, messages_in
 from .texts import padded
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,14 @@ class Preferences:
 
     def __len__(self) -> int:
         return int(self._lengths.shape[1])
+
+    def pair(self, index: int) -> tuple[Tokens, Tokens]:
+        """The chosen and the rejected answer, each with the prompt."""
+        chosen, rejected = (
+            Tokens(ids[index], answer[index].astype(bool))
+            for ids, answer in zip(self._ids, self._answer, strict=True)
+        )
+        return chosen, rejected
 
     def lengths(self, indices: Integers) -> Integers:
         """Tokens of the longer of the two, with the prompt. Shape [samples]."""
@@ -157,15 +166,48 @@ class Preference(ConversationTask):
     @override
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:
         """`margin` is the mean difference of the rewards, `accuracy` how often it is above 0."""
+        margins = self._margins(measured, examples)
+        return {
+            "loss": measured.loss,
+            "accuracy": float((margins > 0).mean()),
+            "margin": float(margins.mean()),
+        }
+
+    def _margins(self, measured: Measured, examples: Examples) -> npt.NDArray[np.float32]:
+        """By how much the chosen answer of each pair is worth more. Shape [samples]."""
         assert isinstance(examples, Preferences)
         policy = torch.from_numpy(measured.predictions)
         reference = torch.from_numpy(examples.reference[: len(policy)])
-        margins = -rewards(policy, reference, self.spec.loss.beta or DEFAULT_BETA).diff()
-        return {
-            "loss": measured.loss,
-            "accuracy": float((margins > 0).float().mean()),
-            "margin": float(margins.mean()),
-        }
+        worth = rewards(policy, reference, self.spec.loss.beta or DEFAULT_BETA)
+        return (worth[:, 0] - worth[:, 1]).numpy()
+
+    @override
+    def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
+        """The pairs of which the model most prefers the rejected answer: that is its prediction."""
+        assert isinstance(examples, Preferences)
+        margins = self._margins(measured, examples)
+
+        def shown(index: int) -> Mistake:
+            chosen, rejected = examples.pair(index)
+            part = first_difference(chosen.ids, rejected.ids)
+            prompt, better = self.said(chosen, part)
+            return Mistake(
+                row=index + 1,
+                text=shortened(prompt),
+                expected=shortened(better),
+                predicted=shortened(self.said(rejected, part)[1]),
+                measure="margin",
+                value=float(margins[index]),
+            )
+
+        return worst(-margins, shown)
+
+
+def first_difference(one: Ids, other: Ids) -> int:
+    """Where two sequences begin to differ: at the end of the shorter one at the latest."""
+    shorter = min(len(one), len(other))
+    places = np.flatnonzero(one[:shorter] != other[:shorter])
+    return int(places[0]) if len(places) else shorter
 
 
 def rewards(policy: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Ranking: how well a candidate fits what is known of who asks; recommendation, search."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -15,6 +15,7 @@ from troika_api.contract import Score
 from troika_trainer.batch import Batch, Examples
 from troika_trainer.errors import DataError
 from troika_trainer.measures import by_query, ndcg, reciprocal_rank, roc_auc
+from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
 from troika_trainer.shards import Array, ColumnType, Example, Store
 
@@ -161,6 +162,16 @@ class Ranking(TextTask):
         assert isinstance(examples, Ranked)
         return ranking_report(examples.query, examples.labels, measured.predictions)
 
+    @override
+    def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
+        assert isinstance(examples, Ranked)
+        return worst_candidates(
+            examples.labels,
+            measured.predictions,
+            self.highest,
+            lambda index: self.shown(examples, index),
+        )
+
 
 def query_hash(name: str) -> int:
     """A 64-bit number for a query of any name."""
@@ -189,6 +200,32 @@ def ranking_report(query: Array, relevance: Array, scores: Array) -> RankingRepo
         auc=0.5 if auc is None else auc,
         ndcg_at_random=_mean(chances),
         ndcg_deciles=np.quantile(gains or [0.0], np.linspace(0, 1, 11)).round(4).tolist(),
+    )
+
+
+def worst_candidates(
+    relevance: Array, scores: Array, highest: float, text: Callable[[int], str]
+) -> list[Mistake]:
+    """The candidates that were held for more or less relevant than they are, by how much.
+
+    Args:
+        relevance: As it stands in the data, shape [candidates].
+        scores: Logit of each candidate, shape [candidates].
+        highest: Relevance that counts as certain: there is none above it for the model.
+        text: Shows a candidate with its history, by its number.
+    """
+    found = highest * np.exp(-np.logaddexp(0.0, -scores.astype(np.float64)))
+    error = np.abs(found - np.minimum(relevance, highest))
+    return worst(
+        error,
+        lambda index: Mistake(
+            row=index + 1,
+            text=shortened(text(index)),
+            expected=f"{relevance[index]:.4g}",
+            predicted=f"{round(found[index], 4):.4g}",
+            measure="relevance off by",
+            value=float(error[index]),
+        ),
     )
 
 

@@ -125,9 +125,16 @@ class TextTask(FinetuneTask):
         return encoded
 
     def shown(self, examples: Texts, index: int) -> str:
-        """A text as the model saw it: cut to its length, in the spelling of its tokens."""
-        ids = examples.ids(index).tolist()
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        """A text as the model saw it: cut to its length, in the spelling of its tokens.
+
+        The texts of a pair stand on lines of their own.
+        """
+        ids, end = examples.ids(index), self.tokenizer.sep_token_id
+        parts = np.split(ids, np.flatnonzero(ids == end))
+        texts = [
+            str(self.tokenizer.decode(part.tolist(), skip_special_tokens=True)) for part in parts
+        ]
+        return "\n".join(text for text in texts if text)
 
     def tokens_of(self, encoded: BatchEncoding, index: int) -> Example:
         """What one text contributes to an example."""

@@ -1,0 +1,258 @@
+"""LoRA and Frozen on tasks of every kind of input: they learn, and leave alone what is not theirs.
+
+The models are fresh and the runs last a few steps, so what is asked of the loss is that it falls.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    ViTConfig,
+    ViTModel,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from support.real_data import head, real_data
+from support.senses import TINY_VIT, chosen, run_of, sound_model, training
+from support.tiny_models import encoder_decoder, read_rows
+from support.tiny_tasks import tiny_model
+from support.trainer_runs import Recorder, merged, train_here
+from troika_trainer.errors import ConfigError
+
+pytestmark = pytest.mark.slow
+
+Weights = dict[str, torch.Tensor]
+
+TRAIN, HELD_OUT = 96, 24
+"""Rows: six steps an epoch."""
+ALL_LINEAR = ["all-linear"]
+
+
+def vit(folder: Path) -> Path:
+    torch.manual_seed(5)
+    fields: dict[str, Any] = {**TINY_VIT, "image_size": 16}
+    del fields["model_type"]
+    ViTModel(ViTConfig(**fields)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def tagger(folder: Path) -> Path:
+    rows = read_rows(real_data("ner") / "ner" / "train.jsonl")[:TRAIN]
+    return tiny_model(folder, [" ".join(row["tokens"]) for row in rows], num_hidden_layers=1)
+
+
+def translator(folder: Path) -> Path:
+    rows = read_rows(real_data("translation") / "translation" / "de" / "train.jsonl")[:TRAIN]
+    texts = [text for row in rows for text in (row["source"], row["target"])]
+    return encoder_decoder(folder, texts, vocabulary=400)
+
+
+def lines(*path: str) -> Callable[[Path], dict[str, Any]]:
+    """The first rows of a set that is one JSONL file a split."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        source = real_data(path[0]).joinpath(*path)
+        found = {
+            split: {"uri": str(head(source / f"{split}.jsonl", folder / f"{split}.jsonl", rows))}
+            for split, rows in (("train", TRAIN), ("validation", HELD_OUT))
+        }
+        return {**found, "maxLength": 64}
+
+    return make
+
+
+def files(name: str, **more: Any) -> Callable[[Path], dict[str, Any]]:
+    """The first rows of a set of files with a list of them; their labels are `label`."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {
+            split: {"uri": chosen(real_data(name) / name / split, folder / f"{split}.jsonl", dict)}
+            for split in ("train", "validation")
+        }
+        for split, rows in (("train", TRAIN), ("validation", HELD_OUT)):
+            path = folder / f"{split}.jsonl"
+            parts = read_rows(path)
+            # Spread over the list, which may be sorted by class.
+            kept = parts[:: len(parts) // rows][:rows]
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        return {**found, **more}
+
+    return make
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task, and how its models are made, fed and loaded."""
+
+    task: str
+    start: Callable[[Path], Path]
+    data: Callable[[Path], dict[str, Any]]
+    auto: Any
+    """What loads its models."""
+    inputs: Callable[[], dict[str, torch.Tensor]]
+    """Anything that its models take."""
+    targets: list[str] | None = None
+    """Where the adapter goes; None where peft knows it of the architecture."""
+
+
+def ids() -> torch.Tensor:
+    return torch.arange(10, 34).reshape(2, 12)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+KINDS = [
+    Kind(
+        "TokenClassification",
+        tagger,
+        lines("ner"),
+        AutoModelForTokenClassification,
+        lambda: {"input_ids": ids()},
+    ),
+    Kind(
+        "Seq2Seq",
+        translator,
+        lines("translation", "de"),
+        AutoModelForSeq2SeqLM,
+        lambda: {"input_ids": ids(), "decoder_input_ids": ids()},
+    ),
+    Kind(
+        "ImageClassification",
+        vit,
+        files("digits", columns={"image": "file_name"}),
+        AutoModelForImageClassification,
+        lambda: {"pixel_values": noise(2, 3, 16, 16)},
+        ALL_LINEAR,
+    ),
+    Kind(
+        "AudioClassification",
+        sound_model,
+        files("speech", columns={"audio": "file_name"}, maxSeconds=1.0),
+        AutoModelForAudioClassification,
+        lambda: {"input_values": noise(2, 8000)},
+        ALL_LINEAR,
+    ),
+]
+of_every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.task)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def adapt(kind: Kind, folder: Path, start: Path, **method: Any) -> Recorder:
+    """Three epochs on few rows."""
+    run = run_of(
+        folder,
+        kind="FinetuneJob",
+        task=kind.task,
+        model={"path": str(start)},
+        data=kind.data(folder),
+        method=method,
+        training=training(epochs=3, rate=0.01),
+    )
+    if kind.task == "Seq2Seq":
+        run = merged(run, {"evaluation": {"maxNewTokens": 4}})
+    return train_here(run)
+
+
+def falls(recorder: Recorder) -> bool:
+    third = len(recorder.losses) // 3
+    assert third >= 6
+    return sum(recorder.losses[-third:]) < sum(recorder.losses[:third])
+
+
+@torch.no_grad()
+def logits(kind: Kind, model: Any) -> torch.Tensor:
+    found: torch.Tensor = model.eval()(**kind.inputs()).logits
+    return found
+
+
+def whole(kind: Kind, exported: Path) -> PreTrainedModel:
+    """What a run left behind, which must be all of a model and nothing else."""
+    model, info = kind.auto.from_pretrained(exported, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    found: PreTrainedModel = model
+    return found
+
+
+def started(kind: Kind, start: Path, exported: Path) -> tuple[PreTrainedModel, Weights, set[str]]:
+    """The model as it was before: it, the weights that it had, the names of those drawn for it."""
+    model, info = kind.auto.from_pretrained(
+        start, config=AutoConfig.from_pretrained(exported), output_loading_info=True
+    )
+    drawn = set(info["missing_keys"])
+    weights = model.state_dict()
+    return model, {name: weights[name] for name in weights.keys() - drawn}, drawn
+
+
+@of_every_kind
+def test_an_adapter_learns_and_is_the_same_model_beside_its_base_and_merged_into_it(
+    tmp_path: Path, kind: Kind
+) -> None:
+    start = kind.start(tmp_path / "start")
+    lora = {"type": "LoRA", "rank": 4, **({"targets": kind.targets} if kind.targets else {})}
+    assert falls(adapt(kind, tmp_path / "beside", start, **lora))
+    adapt(kind, tmp_path / "merged", start, **lora, merge=True)
+
+    # Beside its base: there is nothing in the file but the adapter and the head.
+    exported = tmp_path / "beside" / "model"
+    assert not (exported / "model.safetensors").exists()
+    trained = load_file(exported / "adapter_model.safetensors")
+    base, known, drawn = started(kind, start, exported)
+    adapted = {
+        name.split(".lora_A")[0].removeprefix("base_model.model.") + ".weight"
+        for name in trained
+        if "lora_A" in name
+    }
+    assert adapted
+    assert adapted <= known.keys()
+    others = {name.removeprefix("base_model.model.") for name in trained if "lora_" not in name}
+    assert others == drawn
+    beside = logits(kind, PeftModel.from_pretrained(base, exported))
+
+    # Merged: the same function, and what was not adapted is what it was, bit for bit.
+    after = whole(kind, tmp_path / "merged" / "model")
+    torch.testing.assert_close(logits(kind, after), beside, atol=1e-4, rtol=1e-4)
+    weights = after.state_dict()
+    for name, weight in known.items():
+        assert torch.equal(weights[name], weight) is (name not in adapted), name
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.task != "Seq2Seq"], ids=lambda kind: kind.task
+)
+def test_frozen_trains_a_head_and_leaves_the_body_bit_for_bit(tmp_path: Path, kind: Kind) -> None:
+    start = kind.start(tmp_path / "start")
+    assert falls(adapt(kind, tmp_path / "frozen", start, type="Frozen"))
+    exported = tmp_path / "frozen" / "model"
+    _, known, drawn = started(kind, start, exported)
+    weights = whole(kind, exported).state_dict()
+    assert known.keys() | drawn == weights.keys()
+    assert all(torch.equal(weights[name], weight) for name, weight in known.items())
+
+
+def test_frozen_is_refused_where_only_the_vocabulary_is_above_the_body(tmp_path: Path) -> None:
+    kind = next(kind for kind in KINDS if kind.task == "Seq2Seq")
+    with pytest.raises(ConfigError, match="T5ForConditionalGeneration has none") as refused:
+        adapt(kind, tmp_path / "frozen", kind.start(tmp_path / "start"), type="Frozen")
+    assert refused.value.remedy == "use method LoRA or Full"

@@ -6,6 +6,7 @@ from troika_api.contract import Stage
 from troika_api.v1alpha1.training import Precision
 
 from . import float8
+from .attention import use_fast_attention
 from .checkpoint import Checkpoints, checkpoint_directory
 from .distributed import process_group
 from .finish import finish
@@ -27,6 +28,7 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
     """Prepare, train, evaluate, export."""
     check_machine(run)
     float8.check_device(run.training)
+    use_fast_attention()
     directory = checkpoint_directory(run.checkpoint.uri)
     with (
         process_group(place) as group,

@@ -1,0 +1,60 @@
+"""Attention over short sequences on the CPU, where float32 is the faster type.
+
+The backward pass of torch's kernel for the CPU is slow in bfloat16. Measured on two cores with AMX,
+forward and backward, 4 heads of 64: 5.6 ms in bfloat16 and 1.3 ms in float32 for 32 x 30 tokens,
+12.0 and 6.3 ms for 16 x 128, and the same for 16 x 256.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+SHORT = 128
+"""Tokens up to which float32 is faster."""
+
+
+def use_fast_attention() -> None:
+    """Let all models of this process that attend by SDPA do it as `attend` does."""
+    AttentionInterface.register("sdpa", attend)
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers does, in the type that is faster.
+
+    Args:
+        module: The layer.
+        query: Shape [samples, heads, tokens, width].
+        key: Shape [samples, heads of keys, tokens attended to, width].
+        value: The same shape as `key`.
+        attention_mask: True, or 0, where a token is seen; [samples, 1 or heads, tokens, tokens].
+        options: More of transformers' arguments.
+
+    Returns:
+        Shape [samples, tokens, heads, width]; no weights.
+    """
+    parts = (query, key, value)
+    if query.device.type != "cpu" or max(query.shape[-2], key.shape[-2]) > SHORT:
+        return sdpa_attention_forward(module, *parts, attention_mask, **options)
+    wanted = query.dtype
+    if torch.is_autocast_enabled("cpu"):
+        wanted = torch.get_autocast_dtype("cpu")
+    wide = [part.float() for part in parts]
+    mask, bias = _widened(attention_mask), _widened(options.pop("position_bias", None))
+    with torch.autocast("cpu", enabled=False):
+        found, _ = sdpa_attention_forward(module, *wide, mask, position_bias=bias, **options)
+    return found.to(wanted), None
+
+
+def _widened(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """A mask that is added must be of the type of the queries; one of booleans stays."""
+    return mask.float() if mask is not None and mask.is_floating_point() else mask

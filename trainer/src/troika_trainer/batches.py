@@ -126,10 +126,10 @@ class Order:
 def group_size(batch: int) -> int:
     """Examples of similar length that stay together in a step of so many.
 
-    Enough for a pass that is worth its cost; but a step has at least two groups, for what examples
-    of one length have in common must not be all that it learns from.
+    Enough for a pass that is worth its cost, and no more: a large step has several groups, for what
+    examples of one length have in common should not be all that it learns from.
     """
-    limit = min(LARGEST_GROUP, batch // 2)
+    limit = min(LARGEST_GROUP, batch)
     sizes = range(limit, limit // 2, -1)
     return next((size for size in sizes if batch % size == 0), 1)
 

@@ -31,6 +31,7 @@ def main() -> None:
             bench.lora,
             bench.exporter,
             bench.loss,
+            bench.compiled,
             bench.gpu,
         ]
         for comparison in every:

@@ -120,6 +120,19 @@ class Bench:
         name = f"MLM to a validation loss of {TARGET_LOSS:g}"
         yield Row(name, "seconds", seconds["ours"], seconds["theirs"], "<= 1.0")
 
+    def compiled(self) -> Iterator[Row]:
+        """Ours with torch.compile against ours without, once it has compiled."""
+        for name, work in works.architectures(self.folder).items():
+            works.prepare(work)
+            sides = {
+                on: Side(ours.train, work.but(training={"compile": on})) for on in (True, False)
+            }
+            found = in_turn(sides, rounds=ROUNDS, steps=12)
+            for side in sides.values():
+                side.close()
+            with_it, without = _rate(found[True]), _rate(found[False])
+            yield Row(f"{name}, compiled against not", "tokens/s", with_it, without, "")
+
     def gpu(self) -> Iterator[Row]:
         """Models of the usual sizes, where there is a GPU."""
         if not torch.cuda.is_available():

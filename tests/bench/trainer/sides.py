@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 MIB = 1024.0  # getrusage counts in KiB
 PATIENCE = 600.0
@@ -132,11 +132,14 @@ def _main(link: Connection, train: Callable[..., None], *arguments: Any) -> None
         return
 
 
-def in_turn(sides: dict[str, Side], *, rounds: int, steps: int) -> dict[str, Stretch]:
+Name = TypeVar("Name", str, bool)
+
+
+def in_turn(sides: dict[Name, Side], *, rounds: int, steps: int) -> dict[Name, Stretch]:
     """A B A B: all rounds of each side together, after a few steps that are not counted."""
     for side in sides.values():
         side.steps(3)
-    found: dict[str, list[Stretch]] = {name: [] for name in sides}
+    found: dict[Name, list[Stretch]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             found[name].append(side.steps(steps))

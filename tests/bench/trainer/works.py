@@ -38,6 +38,25 @@ LLAMA = {
     "intermediate_size": 688,
     "max_position_embeddings": 512,
 }
+GPT2 = {
+    "model_type": "gpt2",
+    "n_embd": 256,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 512,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+T5 = {
+    "model_type": "t5",
+    "d_model": 256,
+    "d_kv": 64,
+    "d_ff": 1024,
+    "num_layers": 4,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
+}
 WIDE_BERT = {
     **BERT,
     "hidden_size": 512,
@@ -115,6 +134,16 @@ def masked_lm(folder: Path) -> Work:
 def causal_lm(folder: Path) -> Work:
     """Llama-style 4x256, T=512."""
     return pretraining("clm", folder, "CausalLM", LLAMA, 512, 8)
+
+
+def architectures(folder: Path) -> dict[str, Work]:
+    """Every family that is pretrained on text."""
+    return {
+        "BERT, T=256": masked_lm(folder),
+        "Llama, T=512": causal_lm(folder),
+        "GPT-2, T=512": pretraining("gpt2", folder, "CausalLM", GPT2, 512, 8),
+        "T5, T=256": pretraining("t5", folder, "Denoising", T5, 256, 16),
+    }
 
 
 def classification(name: str, folder: Path, base: Path, **changes: Any) -> Work:

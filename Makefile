@@ -17,7 +17,7 @@ CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
 .PHONY: help demo test check lint gen images cluster-up cluster-down clean-cluster kubeconfig \
-	prepare venv unit
+	prepare venv unit chaos-trainer bench-checkpoint bench-trainer
 
 help: ## What can be done
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

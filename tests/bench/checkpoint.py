@@ -43,6 +43,8 @@ from .table import Row, publish
 
 LAYERS = 48
 BATCH = 64
+PATIENCE = 120.0
+"""Seconds after which a save that is not committed is given up."""
 WINDOW, LENGTH = 64, 128
 """Of the stream that is resumed: sequences, and tokens of each."""
 STREAM_BATCH = 8
@@ -99,6 +101,7 @@ class Work:
         blocked += ended - copied
         self.with_save.append(ended - started)
         while self.checkpoints.finished() is None:
+            assert time.monotonic() - ended < PATIENCE, "the save was not committed"
             time.sleep(0.005)
         return blocked, time.monotonic() - started
 

@@ -124,9 +124,10 @@ class Bench:
         """Ours with torch.compile against ours without, once it has compiled."""
         for name, work in works.architectures(self.folder).items():
             works.prepare(work)
-            sides = {
-                on: Side(ours.train, work.but(training={"compile": on})) for on in (True, False)
-            }
+            sides: dict[bool, Side] = {}
+            for on in (True, False):
+                sides[on] = Side(ours.train, work.but(training={"compile": on}))
+                sides[on].steps(1)  # one after the other: their runs have one folder
             found = in_turn(sides, rounds=ROUNDS, steps=12)
             for side in sides.values():
                 side.close()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 from troika_api.v1alpha1.status import Phase
 
@@ -13,6 +14,8 @@ from .views import GroupView, JobView, PodView, Said
 PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
 SCHEDULER_ERROR = "SchedulerError"
 NORMAL = frozenset({"ContainerCreating", "PodInitializing", ""})
+SETTLES_IN = timedelta(seconds=2)
+"""The scheduler looks at a gang as its pods appear, and says of the first that the others miss."""
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": *(ErrImagePull: *)?')
 
 
@@ -32,7 +35,11 @@ def starting(
         word, message = stuck.reason, stuck.message
     elif not complete and draft.observed.complaint is not None:
         word, message = "PodsRefused", draft.observed.complaint[:2000]
-    elif not scheduled and (unplaced := _unplaced(pods, group)) is not None:
+    elif (
+        not scheduled
+        and (unplaced := _unplaced(pods, group)) is not None
+        and not _passing(draft, unplaced)
+    ):
         word, message = unplaced.reason or "Unschedulable", unplaced.message
         if word == SCHEDULER_ERROR:
             base = draft.status.base_model
@@ -60,12 +67,17 @@ def _stuck(pods: Sequence[PodView]) -> Said | None:
 
 def _unplaced(pods: Sequence[PodView], group: GroupView | None) -> Said | None:
     """What the scheduler says."""
-    for pod in pods:
-        if pod.unschedulable:
-            return Said(_word(pod.unschedulable.reason), pod.unschedulable.message[:2000])
-    if group is not None and group.unschedulable:
-        return Said(_word(group.unschedulable.reason), group.unschedulable.message[:2000])
-    return None
+    of_group = group.unschedulable if group else None
+    found = next((pod.unschedulable for pod in pods if pod.unschedulable), of_group)
+    return found and Said(_word(found.reason), found.message[:2000], found.time)
+
+
+def _passing(draft: Draft, said: Said) -> bool:
+    """Whether it was said just now, and may be over before anybody has read it."""
+    if said.time is None or draft.now >= said.time + SETTLES_IN:
+        return False
+    draft.wake_at(said.time + SETTLES_IN)
+    return True
 
 
 def _word(reason: str) -> str:

@@ -232,7 +232,7 @@ def test_the_reason_says_what_holds_the_pods_up(pod: dict[str, Any], word: str, 
     story = Story(pretrain())
     story.look(0)
     story.see_pods(pending(0, **pod), pending(1))
-    story.look(10)
+    story.look(70)
     assert story.phase() is Phase.STARTING
     assert text in (story.status.reason or "")
     assert "Back-off" not in (story.status.reason or "")
@@ -248,8 +248,18 @@ def test_the_gang_says_why_it_is_not_placed() -> None:
     )
     story.see(groups={0: group})
     story.see_pods(pending(0), pending(1))
-    story.look(10)
+    story.look(70)
     assert story.status.reason == "gang of 2, room for 1"
+
+
+def test_what_the_scheduler_says_of_a_gang_that_is_not_all_there_yet_is_no_news() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    story.see_pods(pending(0, unschedulable=said("Unschedulable", "gang of 2, saw 1", when=1)))
+    assert story.look(1).requeue_after == 2
+    assert story.status.reason == "starting 2 pod(s)"
+    story.look(3)
+    assert story.status.reason == "gang of 2, saw 1"
 
 
 def test_claims_are_named_where_the_scheduler_itself_fails() -> None:
@@ -258,7 +268,7 @@ def test_claims_are_named_where_the_scheduler_itself_fails() -> None:
     story.see_pods(
         pending(0, unschedulable=said("SchedulerError", "plugins: not found")), pending(1)
     )
-    story.look(10)
+    story.look(70)
     reason = story.status.reason or ""
     assert "plugins: not found" in reason
     assert reason.endswith("check that these claims exist: corpus, models")

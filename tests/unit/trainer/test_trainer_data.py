@@ -319,6 +319,17 @@ def test_another_job_uses_what_the_first_has_tokenized(tmp_path: Path) -> None:
     assert not (tmp_path / "second" / "checkpoints" / "cache").exists()
 
 
+def test_rows_of_another_length_are_made_of_the_same_tokens(tmp_path: Path) -> None:
+    stores, made = tmp_path / "checkpoints" / "cache", []
+    for length in (32, 32, 16):
+        data = {"packing": True, "sequenceLength": length}
+        train_here(pretrain_run(tmp_path, data=data, training={"steps": 1}))
+        made.append({path: path.stat().st_mtime_ns for path in stores.glob("rows-*/*/*.npy")})
+    assert len(list(stores.glob("data-*"))) == 1
+    assert made[0] == made[1], "packed once"
+    assert len(made[2]) == 2 * len(made[1])
+
+
 def test_a_cache_needs_a_file_system(tmp_path: Path) -> None:
     run = pretrain_run(tmp_path, data={"cache": {"uri": "s3://bucket/cache"}})
     with pytest.raises(StorageError, match=r"data\.cache\.uri s3://bucket/cache: expected"):

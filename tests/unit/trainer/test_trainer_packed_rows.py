@@ -1,5 +1,7 @@
 """Documents in rows: each token once, none sees another document, and the loss is that of each."""
 
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ def test_pieces_go_where_they_leave_the_least_room() -> None:
     assert layout.bounds.tolist() == [0, 1, 2, 4, 5, 6]
     assert layout.starts.tolist() == [0, 3, 13, 37, 17, 27]
     assert layout.lengths.tolist() == [3, 10, 4, 5, 10, 10]
-    assert layout.tokens().tolist() == [3, 10, 9, 10, 10]
+    assert layout.tokens.tolist() == [3, 10, 9, 10, 10]
 
 
 @pytest.mark.parametrize("room", [64, 512, 2048])
@@ -44,7 +46,7 @@ def test_every_token_is_in_one_row_and_little_is_padding(room: int) -> None:
     ends = (layout.starts + layout.lengths)[order]
     assert layout.starts[order].tolist() == [0, *ends[:-1]]
     assert ends[-1] == texts.sum()
-    assert layout.tokens().max() <= room
+    assert layout.tokens.max() <= room
     assert texts.sum() / (len(layout) * room) > 0.95
     borders = np.cumsum(texts)
     first = np.searchsorted(borders, layout.starts, side="right")
@@ -58,6 +60,16 @@ def test_the_first_rows_are_the_first_documents() -> None:
     layout = Layout.of(texts, room=64)
     assert layout.starts[layout.bounds[:-1]].tolist() == sorted(layout.starts[layout.bounds[:-1]])
     assert layout.lengths[:1000].min() == 7
+
+
+@pytest.mark.parametrize("texts", [LENGTHS, []])
+def test_what_was_laid_out_is_found_again(texts: list[int], tmp_path: Path) -> None:
+    layout = Layout.of(np.array(texts, dtype=np.int64), room=ROOM)
+    layout.save(tmp_path / "train")
+    opened = Layout.open(tmp_path / "train")
+    assert isinstance(opened.starts, np.memmap)
+    for field in fields(Layout):
+        assert getattr(opened, field.name).tolist() == getattr(layout, field.name).tolist()
 
 
 def store_of(lengths: list[int], *, first: int = 40) -> Store:
@@ -81,10 +93,9 @@ def task_of(kind: str) -> LanguageTask:
 
 def packed(task: LanguageTask) -> tuple[Batch, list[list[slice]]]:
     """All rows, and where in each the pieces are."""
-    rows = PackedRows(store_of(LENGTHS), task)
-    indices = np.arange(len(rows))
-    batch = rows.batch(indices, np.zeros_like(indices))
     layout = Layout.of(np.array(LENGTHS), room=ROOM)
+    indices = np.arange(len(layout))
+    batch = PackedRows(store_of(LENGTHS), layout, task).batch(indices, np.zeros_like(indices))
     pieces = [layout.pieces(row)[1] for row in range(len(layout))]
     return batch, [spans(lengths) for lengths in pieces]
 
@@ -157,7 +168,7 @@ def test_the_bytes_of_what_nothing_predicts_are_not_counted() -> None:
 def test_masks_depend_on_row_and_epoch_and_spare_the_padding(whole_word: bool) -> None:
     config = {"model_type": "bert", **ARCHITECTURES["bert"]}
     task = masked(config, **settings(), masking={"wholeWord": whole_word, "probability": 0.5})
-    rows = PackedRows(store_of(LENGTHS), task)
+    rows = PackedRows(store_of(LENGTHS), Layout.of(np.array(LENGTHS), room=ROOM), task)
     indices = np.arange(len(rows))
     whole = rows.batch(indices, np.zeros_like(indices))
     again = rows.batch(indices[2:3], np.zeros(1, dtype=np.int64))
@@ -188,4 +199,6 @@ def test_a_model_that_does_not_keep_documents_apart_is_refused(kind: str) -> Non
 
 def test_a_split_without_text_is_refused() -> None:
     with pytest.raises(DataError, match="the train split has no text"):
-        PackedRows(store_of([]), task_of("gpt2"))
+        PackedRows(
+            store_of([]), Layout.of(np.array([], dtype=np.int64), room=ROOM), task_of("gpt2")
+        )

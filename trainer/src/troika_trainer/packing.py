@@ -9,7 +9,8 @@ Whether a model honours it is tried.
 import inspect
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -69,6 +70,8 @@ class Layout:
     """Tokens of each piece, at least 1, shape [pieces]."""
     bounds: Integers
     """Where the pieces of each row begin, and the end of the last, shape [rows + 1]."""
+    tokens: Integers
+    """Tokens of each row, without padding, shape [rows]."""
 
     @classmethod
     def of(cls, texts: Integers, *, room: int) -> Self:
@@ -92,7 +95,23 @@ class Layout:
         order = np.argsort(row, kind="stable")
         begins = np.flatnonzero(np.diff(row[order], prepend=-1))
         starts = np.cumsum(lengths) - lengths
-        return cls(starts[order], lengths[order], np.append(begins, len(order)))
+        return cls(
+            starts=starts[order],
+            lengths=lengths[order],
+            bounds=np.append(begins, len(order)),
+            tokens=np.add.reduceat(lengths[order], begins) if len(begins) else lengths,
+        )
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """One that was saved, mapped into memory: all ranks of a node share it."""
+        return cls(*(np.load(directory / f"{name}.npy", mmap_mode="r") for name in _PARTS))
+
+    def save(self, directory: Path) -> None:
+        """Write it, for `open`."""
+        directory.mkdir(parents=True)
+        for name in _PARTS:
+            np.save(directory / f"{name}.npy", getattr(self, name))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -103,9 +122,8 @@ class Layout:
         mine = slice(self.bounds[row], self.bounds[row + 1])
         return self.starts[mine], self.lengths[mine]
 
-    def tokens(self) -> Integers:
-        """Tokens of each row, shape [rows]."""
-        return np.diff(np.append(0, np.cumsum(self.lengths))[self.bounds])
+
+_PARTS = tuple(field.name for field in fields(Layout))
 
 
 def joined(parts: Sequence[Sequence[Integers]], *, fill: int) -> torch.Tensor:

@@ -60,7 +60,7 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
     task = kind(run, preprocessor)
     if isinstance(run, PretrainRun) and run.data.streaming:
         return task, _stream(run, task, sources, cache.alive)
-    read_later = {"cache", "packing", "streaming", "shuffle_window"}
+    read_later = {"cache", "packing", "sequence_length", "streaming", "shuffle_window"}
     key = data.fingerprint(
         sources.identity(),
         kind.preprocessing.fingerprint(preprocessor),
@@ -71,7 +71,12 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
         f"data-{key}",
         lambda staged: data.write_splits(staged, sources=sources, task=task, alive=cache.alive),
     )
-    return task, data.open_splits(directory, task)
+    stores = data.open_splits(directory, task)
+    task.arrange(
+        stores,
+        lambda kind, facts, fill: cache.once(f"{kind}-{data.fingerprint(key, *facts)}", fill),
+    )
+    return task, stores
 
 
 def _stream(run: PretrainRun, task: Task, sources: Sources, alive: Alive) -> dict[str, Store]:

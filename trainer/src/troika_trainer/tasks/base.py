@@ -1,9 +1,10 @@
 """What the loop, the data and the report ask of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,19 @@ class Measured:
 
 Look = Callable[[Examples], Numbers]
 """Runs the model over a split and gives its predictions for each example, in order."""
+
+
+class MadeOnce(Protocol):
+    """Makes a directory once, for all ranks and attempts, and for other jobs with the same data."""
+
+    def __call__(self, kind: str, facts: Sequence[Any], fill: Callable[[Path], None]) -> Path:
+        """A directory of this kind, filled now or earlier.
+
+        Args:
+            kind: The beginning of its name.
+            facts: What it depends on besides the stores.
+            fill: Writes its content into an empty directory.
+        """
 
 
 class Task(ABC):
@@ -99,6 +113,9 @@ class Task(ABC):
 
     def adopt(self, facts: dict[str, Any]) -> None:  # noqa: B027 - most tasks need none
         """Remember the facts that `survey` found."""
+
+    def arrange(self, stores: Mapping[str, Store], made_once: MadeOnce) -> None:  # noqa: B027
+        """Make what the examples need besides what each of them is."""
 
     # From examples to batches.
 

@@ -1,9 +1,10 @@
 """What the objectives on running text share: documents are joined and cut, or packed into rows."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import exp
+from pathlib import Path
 
 import numpy as np
 from typing_extensions import override
@@ -11,12 +12,12 @@ from typing_extensions import override
 from troika_api.v1alpha1.run import PretrainRun
 from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.errors import DataError
-from troika_trainer.packing import Layout, joined, positions
+from troika_trainer.packing import WINDOW, Layout, joined, positions
 from troika_trainer.rows import Row, text_column
 from troika_trainer.shards import ColumnType, Example, Store
 from troika_trainer.tokenizer import Tokenizers
 
-from .base import Measured, Task, smallest_dtype
+from .base import MadeOnce, Measured, Task, smallest_dtype
 
 
 class Sequences:
@@ -50,10 +51,8 @@ class Sequences:
 class PackedRows:
     """Rows of whole texts, and of pieces of those that are longer; none sees another."""
 
-    def __init__(self, store: Store, task: "LanguageTask") -> None:
-        self._tokens, self._task = store["input_ids"], task
-        self._layout = Layout.of(self._tokens.lengths, room=task.spec.data.sequence_length)
-        self._lengths = self._layout.tokens()
+    def __init__(self, store: Store, layout: Layout, task: "LanguageTask") -> None:
+        self._tokens, self._layout, self._task = store["input_ids"], layout, task
         if not len(self):
             raise DataError(f"the {store.facts.get('split', 'text')} split has no text", "add some")
 
@@ -62,7 +61,7 @@ class PackedRows:
 
     def lengths(self, indices: Integers) -> Integers:
         """Tokens of each row, without padding."""
-        return self._lengths[indices]
+        return self._layout.tokens[indices]
 
     def batch(self, indices: Integers, epochs: Integers) -> Batch:
         """These rows, as the task presents each in its epoch, filled up to the longest."""
@@ -111,8 +110,24 @@ class LanguageTask(Task):
             yield {"input_ids": np.asarray(tokens)}
 
     @override
+    def arrange(self, stores: Mapping[str, Store], made_once: MadeOnce) -> None:
+        """Packed: which texts share a row depends on all of them, and takes a while to find."""
+        if not self.spec.data.packing:
+            return
+        room = self.spec.data.sequence_length
+
+        def lay_out(directory: Path) -> None:
+            for split, store in stores.items():
+                Layout.of(store["input_ids"].lengths, room=room).save(directory / split)
+
+        directory = made_once("rows", [room, WINDOW], lay_out)
+        self._layouts = {split: Layout.open(directory / split) for split in stores}
+
+    @override
     def examples(self, store: Store) -> Examples:
-        return PackedRows(store, self) if self.spec.data.packing else Sequences(store, self)
+        if not self.spec.data.packing:
+            return Sequences(store, self)
+        return PackedRows(store, self._layouts[store.facts["split"]], self)
 
     @abstractmethod
     def collate(self, tokens: Integers, indices: Integers, epochs: Integers) -> Batch:

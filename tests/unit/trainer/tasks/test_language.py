@@ -60,6 +60,24 @@ def test_whole_words_are_hidden_or_none_of_them(tokenizer: PreTrainedTokenizerFa
     assert not chosen[:, [0, -1]].any()
 
 
+def test_what_stands_in_for_a_token_is_never_a_special_one() -> None:
+    """Padding in the middle of a row would move the positions of all that follows in RoBERTa."""
+    run = run_of("MaskedLM", {"model_type": "bert"}, probability=0.9999)
+    task = MaskedLM(run, tiny_tokenizer(WORDS * 5))
+    special = task.tokenizer.all_special_ids
+    ordinary = np.setdiff1d(np.arange(len(task.tokenizer)), special)
+    tokens = np.tile(ordinary, (1000, 1))
+    batch = task.collate(tokens, np.arange(1000), np.zeros(1000, dtype=np.int64))
+    seen = batch.inputs["input_ids"].numpy()
+    masked = seen == task.tokenizer.mask_token_id
+    assert len(special) > 2
+    assert masked.mean() == pytest.approx(0.8, abs=0.02)
+    assert np.isin(seen[~masked], ordinary).all()
+    others = seen[~masked & (seen != tokens)]
+    assert set(others.tolist()) == set(ordinary.tolist())
+    assert len(others) / tokens.size == pytest.approx(0.1, abs=0.02)
+
+
 def test_every_byte_of_the_text_belongs_to_a_token(tokenizer: PreTrainedTokenizerFast) -> None:
     tokens = tokenizer("the cat sat down and said never the cat")["input_ids"]
     total = int(token_bytes(tokenizer)[tokens].sum())

@@ -56,7 +56,7 @@ class MaskedLM(LanguageTask):
         share = self.spec.masking.probability or DEFAULT_SHARE
         chosen = ordinary & (uniform(seed, _Draw.CHOICE, *point[:2], unit) < share)
         how = uniform(seed, _Draw.HOW, *point)
-        others = (draw(seed, _Draw.TOKEN, *point) % np.uint64(len(self.tokenizer))).astype(np.int64)
+        others = self._words[draw(seed, _Draw.TOKEN, *point) % np.uint64(len(self._words))]
         hidden = np.where(how < 0.8, mask_id, np.where(how < 0.9, others, tokens))
         return Batch(
             inputs={"input_ids": torch.from_numpy(np.where(chosen, hidden, tokens))},
@@ -71,6 +71,11 @@ class MaskedLM(LanguageTask):
         begins = ~self._continues[tokens]
         at = np.where(begins, np.arange(tokens.shape[1])[None, :], 0)
         return np.maximum.accumulate(at, axis=1)
+
+    @cached_property
+    def _words(self) -> Integers:
+        """What may stand in for another: RoBERTa would take padding for the end. Shape [tokens]."""
+        return np.setdiff1d(np.arange(len(self.tokenizer)), self.tokenizer.all_special_ids)
 
     @cached_property
     def _continues(self) -> npt.NDArray[np.bool_]:

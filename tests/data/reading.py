@@ -1,18 +1,23 @@
 """Questions with the answer in the text, and candidates to rank."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from . import lexicon, packages
 from .errors import expect
 from .files import write_jsonl
 from .lexicon import Entry
 from .pairs import split_entries
-from .splits import NAMES, by_hash, choose, rank, shuffled
+from .splits import NAMES, by_hash, choose, normal, rank, shuffled
 
 IN_CONTEXT = 5  # entries of a question's context
-HISTORY, SIBLINGS, COUSINS, STRANGERS = 3, 2, 2, 4
+HISTORY, CANDIDATES = 3, 8
+QUERIES = {"train": 4_000, "validation": 400, "test": 400}
+SHORTEST = 4  # letters of a word that is looked up
 Row = dict[str, object]
 
 
@@ -61,47 +66,73 @@ def question(entries: Sequence[Entry]) -> Row:
 
 
 def ranking(out: Path) -> list[str]:
-    """Candidates to rank after a history, relevance 0 to 2. Source: Debian's `wordnet-base`.
+    """Words that a reader may look up next, relevance 0 to 2. Source: Debian's `wordnet-base`.
 
-    Rule: a family is the words right under one more general meaning. A query's history is three
-    words of a family, as `word: definition` lines; its candidates are two more of the family
-    (relevance 2), two of the same class but another family (1) and four of other classes (0).
-    Columns: query_id, history, candidate, relevance. 80/10/10 by hash of the family, with the
-    candidates from the same split, so that no word is in two.
+    Rule: a query's history is three words as `word: definition` lines, the last one read last. Its
+    candidates are a word that the last definition uses (relevance 2), one that each of the others
+    uses (1), and others of the catalogue that none of them uses (0), all equally likely: so what is
+    usual in definitions is relevant more often. Columns: query_id, history, candidate, relevance.
+    80/10/10 by hash of the history's words; all splits share the catalogue of nouns.
     """
     root, entries = lexicon.entries()
-    parts: dict[str, list[Entry]] = {name: [] for name in NAMES}
+    nouns = (entry for entry in entries if entry.pos == "noun" and len(entry.word) >= SHORTEST)
+    catalogue = {entry.word: entry for entry in nouns if entry.word.islower()}
+    pool = list(catalogue.values())
+    parts: dict[str, list[Reader]] = {name: [] for name in NAMES}
+    waiting: dict[str, list[Entry]] = {name: [] for name in NAMES}
     for entry in shuffled(entries, lambda entry: entry.definition):
-        if entry.hypernym:
-            parts[by_hash(entry.hypernym)].append(entry)
-    for name, part in parts.items():
-        families: dict[str, list[Entry]] = defaultdict(list)
-        for entry in part:
-            families[entry.hypernym].append(entry)
-        large = [key for key in sorted(families) if len(families[key]) >= HISTORY + SIBLINGS]
-        expect("Debian package wordnet-base", f"queries for {name}", len(large), 200)
-        rows = (row for key in large for row in query(key, families[key], part))
+        if used(entry, catalogue):
+            name = by_hash(entry.word)
+            waiting[name].append(entry)
+            if len(waiting[name]) == HISTORY:
+                parts[name].append(Reader.of(waiting[name], catalogue))
+                waiting[name] = []
+    for name, readers in parts.items():
+        kept = readers[: QUERIES[name]]
+        expect("Debian package wordnet-base", f"queries for {name}", len(kept), QUERIES[name])
+        rows = (row for reader in kept for row in query(reader, pool))
         write_jsonl(out / f"{name}.jsonl", rows)
     return [packages.version(root)]
 
 
-def query(key: str, family: Sequence[Entry], pool: Sequence[Entry]) -> list[Row]:
-    """The rows of one query: its candidates, in an order that tells nothing."""
-    label = family[0].label
-    graded = [(entry, 2) for entry in family[HISTORY : HISTORY + SIBLINGS]]
-    wanted = {1: COUSINS, 0: STRANGERS}
-    start = rank(key) * len(pool) >> 64
-    for entry in [*pool[start:], *pool[:start]]:
-        relevance = 1 if entry.label == label else 0
-        if entry.hypernym != key and wanted[relevance]:
-            wanted[relevance] -= 1
-            graded.append((entry, relevance))
-        if not any(wanted.values()):
+def used(entry: Entry, catalogue: Mapping[str, Entry]) -> list[str]:
+    """The words of the catalogue in a definition, but for the word itself."""
+    words = dict.fromkeys(normal(entry.definition).split())
+    return [word for word in words if word in catalogue and word != entry.word]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who has looked up some words."""
+
+    history: list[Entry]
+    wanted: dict[str, tuple[Entry, int]]
+    """The candidates that a definition uses, and their relevance."""
+
+    @classmethod
+    def of(cls, history: Sequence[Entry], catalogue: Mapping[str, Entry]) -> Self:
+        """One that wants to know a word of each definition."""
+        wanted = {}
+        for entry in history:
+            word = choose(used(entry, catalogue), entry.word)
+            wanted[word] = (catalogue[word], 2 if entry is history[-1] else 1)
+        return cls(list(history), wanted)
+
+
+def query(reader: Reader, pool: Sequence[Entry]) -> list[Row]:
+    """The rows of one reader: the candidates, in an order that tells nothing."""
+    history = "\n".join(line(entry) for entry in reader.history)
+    key = f"{reader.history[-1].pos} {reader.history[-1].word}"
+    graded, known = dict(reader.wanted), normal(history).split()
+    for number in itertools.count():
+        if len(graded) == CANDIDATES:
             break
-    history = "\n".join(line(entry) for entry in family[:HISTORY])
+        entry = choose(pool, f"{key} {number}")
+        if entry.word not in known:
+            graded.setdefault(entry.word, (entry, 0))
     return [
         {"query_id": key, "history": history, "candidate": line(entry), "relevance": relevance}
-        for entry, relevance in shuffled(graded, lambda pair: f"{key} {line(pair[0])}")
+        for entry, relevance in shuffled(graded.values(), lambda pair: f"{key} {pair[0].word}")
     ]
 
 

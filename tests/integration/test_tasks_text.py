@@ -290,32 +290,29 @@ def test_a_number_comes_back_in_its_own_unit(tmp_path: Path, glosses: Rows) -> N
     assert sum(errors) / len(errors) < 2 * outcome.scores["mae"]
 
 
-def test_candidates_are_ranked_by_query(tmp_path: Path) -> None:
-    """Baseline: a random order, which the report states for the same candidates; AUC 0.5.
-
-    A tiny model learns little of this; with 2,400 candidates chance moves the AUC by about 0.012.
-    """
-    folder = real_data("ranking") / "ranking"
-    limits = {"train": 9600, "validation": 400, "test": 2400}
-    rows = {split: rows_of(folder / f"{split}.jsonl", limit) for split, limit in limits.items()}
+def ranked(folder: Path, rows: Rows, *, epochs: int) -> Outcome:
     run = finetune_run(
-        tmp_path,
+        folder,
         task="Ranking",
-        model=tiny_model(
-            tmp_path / "base",
-            (row["candidate"] for row in rows["train"]),
-            matching=True,  # candidates that fit share words with the history
-        ),
-        splits=written(tmp_path, rows),
+        model=tiny_model(folder / "base", (row["candidate"] for row in rows["train"])),
+        splits=written(folder, rows),
         data={"maxLength": 64},
-        training=fast(epochs=3),
+        training=fast(epochs=epochs),
     )
-    outcome = trained(tmp_path, run)
+    return trained(folder, run)
+
+
+def test_candidates_are_ranked_by_query(tmp_path: Path) -> None:
+    """Baseline: a random order, which the report states for the same candidates; AUC 0.5."""
+    folder = real_data("ranking") / "ranking"
+    limits = {"train": 4800, "validation": 400, "test": 2400}
+    rows = {split: rows_of(folder / f"{split}.jsonl", limit) for split, limit in limits.items()}
+    outcome = ranked(tmp_path, rows, epochs=2)
     report = outcome.report["report"]
     assert report["num_queries"] == 300
     assert report["num_candidates"] == 2400
-    assert outcome.scores["ndcgAt10"] > report["ndcg_at_random"] + 0.01
-    assert outcome.scores["auc"] > 0.53
+    assert outcome.scores["ndcgAt10"] > report["ndcg_at_random"] + 0.1
+    assert outcome.scores["auc"] > 0.7
     assert "a random order" in outcome.text
     worst = outcome.report["worst"]
     assert len(worst) == 20
@@ -330,3 +327,10 @@ def test_candidates_are_ranked_by_query(tmp_path: Path) -> None:
     rank = pipeline("text-classification", model=str(outcome.model), function_to_apply="none")
     pair = {"text": rows["test"][0]["history"], "text_pair": rows["test"][0]["candidate"]}
     assert len(rank([pair], truncation=True)) == 1
+
+
+def test_candidates_that_were_learnt_by_heart_are_ranked_well(tmp_path: Path) -> None:
+    """What training has told of a candidate is what the scores are made of."""
+    learnt = rows_of(real_data("ranking") / "ranking" / "train.jsonl", 400)
+    outcome = ranked(tmp_path, dict.fromkeys(SPLITS, learnt), epochs=15)
+    assert outcome.scores["auc"] > 0.9

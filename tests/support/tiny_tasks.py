@@ -72,7 +72,6 @@ def tiny_model(
     texts: Iterable[str],
     *,
     model_type: str = "bert",
-    matching: bool = False,
     **config: Any,
 ) -> Path:
     """A directory with an untrained encoder and its tokenizer, as `from_pretrained` reads it.
@@ -81,8 +80,6 @@ def tiny_model(
         folder: Where it goes.
         texts: What the tokenizer is learnt from.
         model_type: The architecture.
-        matching: Let a BERT start with attention to equal words, for tasks that compare two texts:
-            weights drawn at random take longer to find that out than a test may last.
         config: Fields of its configuration.
     """
     torch.manual_seed(17)
@@ -90,20 +87,9 @@ def tiny_model(
     settings = {**SIZE, "pad_token_id": tokenizer.pad_token_id, **config}
     known = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **settings)
     model: PreTrainedModel = AutoModel.from_config(known)  # type: ignore[no-untyped-call]
-    if matching:
-        attend_to_equal_words(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@torch.no_grad()
-def attend_to_equal_words(bert: Any) -> None:
-    """In the first layer: keys that are the queries, words that count for more than their place."""
-    bert.embeddings.word_embeddings.weight.mul_(3.0)
-    attention = bert.encoder.layer[0].attention.self
-    attention.query.weight.mul_(1.5)
-    attention.key.weight.copy_(attention.query.weight)
 
 
 @dataclass(frozen=True)

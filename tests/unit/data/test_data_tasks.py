@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.lexicon import Entry
-from data.reading import line, query, question
+from data.reading import Reader, query, question, used
 from data.speech import RATE, SOURCE_RATE, SPEAKERS, clips, resample, write_wav
 
 
@@ -33,16 +33,21 @@ def test_a_question_points_at_its_answer() -> None:
     assert kinds == {True, False}
 
 
-def test_a_query_has_all_grades_and_no_candidate_of_its_history() -> None:
-    family = [entry(n) for n in range(6)]
-    cousins = [entry(n, family="another") for n in range(10, 20)]
-    strangers = [entry(n, "noun.food", "third") for n in range(20, 30)]
-    rows = query("f", family, [*family, *cousins, *strangers])
-    assert sorted(str(row["relevance"]) for row in rows) == [*"0000", *"11", *"22"]
-    assert {row["query_id"] for row in rows} == {"f"}
-    history = str(rows[0]["history"]).splitlines()
-    assert history == [line(member) for member in family[:3]]
-    assert not {str(row["candidate"]) for row in rows} & set(history)
+def test_a_reader_wants_words_of_the_definitions_and_of_no_others() -> None:
+    nouns = ["boat", "river", "bridge", "stone", *(f"noun{chr(97 + n)}" for n in range(20))]
+    catalogue = {word: Entry(word, "noun", f"a {word}", "noun.artifact", "") for word in nouns}
+    meanings = ["small boat", "of the river", "a bridge of Stone"]
+    history = [Entry(f"w{n}", "verb", text, "verb.act", "") for n, text in enumerate(meanings)]
+    assert used(history[2], catalogue) == ["bridge", "stone"]
+    rows = query(Reader.of(history, catalogue), list(catalogue.values()))
+    assert {row["query_id"] for row in rows} == {"verb w2"}
+    assert rows[0]["history"] == "w0: small boat\nw1: of the river\nw2: a bridge of Stone"
+    grades = {str(row["candidate"]).split(":")[0]: row["relevance"] for row in rows}
+    assert len(grades) == len(rows) == 8
+    assert (grades.pop("boat"), grades.pop("river")) == (1, 1)
+    assert sorted(grades.values(), key=str) == [0, 0, 0, 0, 0, 2]
+    assert {word for word, grade in grades.items() if grade == 2} < {"bridge", "stone"}
+    assert not {"bridge", "stone"} & {word for word, grade in grades.items() if grade == 0}
 
 
 @pytest.mark.parametrize(("hertz", "kept"), [(200, 1.0), (3_000, 1.0), (9_500, 0.0)])

@@ -126,7 +126,9 @@ class Bench:
             works.prepare(work)
             sides: dict[bool, Side] = {}
             for on in (True, False):
-                sides[on] = Side(ours.train, work.but(training={"compile": on}))
+                sides[on] = Side(
+                    ours.train, work.but(training={"compile": "Always" if on else "Never"})
+                )
                 sides[on].steps(1)  # one after the other: their runs have one folder
             found = in_turn(sides, rounds=ROUNDS, steps=12)
             for side in sides.values():

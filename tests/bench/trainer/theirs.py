@@ -134,7 +134,7 @@ def _arguments(work: Work, precision: Precision, *, step_by_step: bool) -> Train
         max_grad_norm=1.0,
         bf16=precision is Precision.BF16,
         use_cpu=not torch.cuda.is_available(),
-        torch_compile=bool(spec.get("compile")),
+        torch_compile=spec.get("compile") == "Always",
         train_sampling_strategy=(
             "sequential" if step_by_step else "group_by_length" if work.grouped else "random"
         ),

@@ -190,7 +190,7 @@ def on_gpu(folder: Path) -> dict[str, Work]:
         "Llama 1B": ("CausalLM", {**llama, "vocab_size": 32000}, 2048, 4),
     }
     return {
-        name: pretraining(name, folder, *settings).but(training={"compile": True})
+        name: pretraining(name, folder, *settings).but(training={"compile": "Always"})
         for name, settings in found.items()
     }
 

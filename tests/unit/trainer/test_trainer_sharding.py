@@ -24,7 +24,6 @@ from troika_trainer import optim
 from troika_trainer.distributed import Group
 from troika_trainer.flops import flop_counter
 from troika_trainer.layers import layers_of
-from troika_trainer.parallel import compiled_pieces
 from troika_trainer.place import Place
 from troika_trainer.sharding import Sharded, whole_gradients_fit
 
@@ -155,13 +154,6 @@ def test_the_first_rank_has_the_whole_model_in_the_end(group: Group) -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert not any(isinstance(weight, DTensor) for weight in model.parameters())
     assert model.encoder.embed_tokens.weight is model.shared.weight
-
-
-def test_ranks_compile_layer_by_layer(group: Group) -> None:
-    objective: Any = Sum(built(TINY_LLAMA))
-    two = Group(Place(world_size=2), group.device)
-    assert compiled_pieces(objective, group) == [objective]
-    assert compiled_pieces(objective, two) == list(objective.model.model.layers)
 
 
 @pytest.mark.parametrize(("memory", "whole"), [(1 << 30, True), (1 << 16, False)])

@@ -16,9 +16,15 @@ import torch
 
 from troika_api.contract import Stage
 from troika_api.v1alpha1.run import FinetuneRun
-from troika_api.v1alpha1.training import AUTO, FinetuneEvaluation, Precision, PretrainEvaluation
+from troika_api.v1alpha1.training import (
+    AUTO,
+    Compile,
+    FinetuneEvaluation,
+    Precision,
+    PretrainEvaluation,
+)
 
-from . import microbatch, nonfinite, optim
+from . import compiling, microbatch, nonfinite, optim
 from .batch import Batch, Examples, Integers
 from .batches import Ahead, Batches, Order, StreamOrder, micro_batch_size
 from .checkpoint import Checkpoints
@@ -82,10 +88,14 @@ class Trainer:
         trial = _some(train, at_most=min(2, micro))
         with self.autocast():
             self.strategy = spread(objective, group, training, trial=trial)
+        if training.compile is Compile.ALWAYS:
+            compiling.switch(compiling.pieces(objective, group), on=True)
         self.optimizer = optim.build_optimizer(objective.model, run.training.optimizer)
         if training.micro_batch_size == AUTO and not kept:
             micro = self.micro_batch_that_pays(limit=micro)
         self.cut(micro)
+        if training.compile is Compile.AUTO:
+            self.compile_where_it_pays()
         self.evaluator = Evaluator(
             objective,
             group,
@@ -259,11 +269,23 @@ class Trainer:
 
     def micro_batch_that_pays(self, *, limit: int) -> int:
         """Try sizes on the longest examples, and keep the best for all attempts to come."""
-        prober = microbatch.Prober(self.strategy, self.train, self.autocast, self.kept)
-        found = microbatch.search(prober.measure, limit=limit)
+        found = microbatch.search(self.prober().measure, limit=limit)
         log.info("micro-batch size found", extra={"sequences": found, "limit": limit})
         self.group.from_first(lambda: self.kept.write(found))
         return found
+
+    def compile_where_it_pays(self) -> None:
+        """Try it on the longest examples, unless an earlier attempt has."""
+        share = self.run.training.global_batch_size / self.group.size
+        passes = self.schedule.total * math.ceil(share / self.micro)
+        prober = self.prober()
+        compiling.compile_where_it_pays(
+            self.strategy, prober, self.kept, micro=self.micro, passes=passes
+        )
+
+    def prober(self) -> microbatch.Prober:
+        """What tries passes, as training makes them."""
+        return microbatch.Prober(self.strategy, self.train, self.autocast, self.kept)
 
     def cut(self, micro: int) -> None:
         """Make the steps from now on of micro-batches of this size; what is in a step stays."""

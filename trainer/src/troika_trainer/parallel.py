@@ -1,14 +1,12 @@
 """Put the model on the ranks as the run says."""
 
 import torch
-from torch import nn
 
 from troika_api.v1alpha1.training import Sharding, Training
 
 from .batch import Batch
 from .distributed import Group
 from .exchange import Replicated
-from .layers import layers_of
 from .sharding import Sharded
 from .strategy import Strategy
 from .tasks.base import Objective
@@ -27,24 +25,11 @@ def spread(objective: Objective, group: Group, training: Training, *, trial: Bat
     sharded = group.size > 1 and training.sharding is not Sharding.NONE
     if not sharded:
         objective.to(group.device)
-    if training.compile:
-        for piece in compiled_pieces(objective, group):
-            piece.compile()
     if sharded:
         return Sharded(objective, group, training)
     if group.size > 1:
         return Replicated(objective, group, trial=trial)
     return Strategy(objective, group)
-
-
-def compiled_pieces(objective: Objective, group: Group) -> list[nn.Module]:
-    """What is compiled at a time: all of it on one rank, else layer by layer.
-
-    A compiled piece yields its gradients when its backward pass is done: with one piece they could
-    not travel while others are computed, and FSDP gathers weights between the layers.
-    """
-    layers = layers_of(objective.model) if group.size > 1 else []
-    return layers or [objective]
 
 
 def device_memory(device: torch.device) -> int | None:

@@ -66,6 +66,19 @@ MicroBatchSize = Annotated[
 ]
 
 
+class Compile(StrEnum):
+    """Whether the model is compiled with torch.compile.
+
+    Never: it runs as it is written. Always: it is compiled at the start, which takes minutes. Auto:
+    a run of half an hour or more is tried both ways, and compiled where that is faster; the choice
+    is kept for the run.
+    """
+
+    NEVER = "Never"
+    ALWAYS = "Always"
+    AUTO = "Auto"
+
+
 class ScheduleType(StrEnum):
     """Shape of the learning rate after the warm-up."""
 
@@ -146,8 +159,9 @@ class Training(CamelModel):
     """How weights, gradients and optimizer state lie on the ranks."""
     activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE
     """What the forward pass keeps, and what the backward pass computes again to save memory."""
-    compile: bool = False
-    """Compile the model with torch.compile; pays on GPUs for long runs."""
+    compile: Compile = Compile.NEVER
+    """Whether the model is compiled; Auto: where a trial shows that it pays. The default gives a
+    result that does not depend on the machine."""
     seed: Annotated[int, Field(ge=0, le=4294967295)] = 17
     """Seed of the weights, the order of the data, the masks and the dropout."""
 

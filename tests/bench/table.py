@@ -1,6 +1,7 @@
 """Rows of a benchmark: what was measured, ours beside theirs, and whether the goal holds."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +19,20 @@ class Row:
     theirs: float | None
     goal: str
     """Such as `<= 0.1` or `>= 1.5`, of the ratio; empty where there is none."""
+    rounds: Sequence[float] = ()
+    """The ratio in each round of turns, where there were several."""
 
     @property
     def ratio(self) -> float | None:
-        """Ours over theirs."""
+        """Ours over theirs: the median of the rounds, so that one bad moment does not count."""
+        if self.rounds:
+            return statistics.median(self.rounds)
         return self.ours / self.theirs if self.theirs else None
+
+    @property
+    def spread(self) -> str:
+        """The lowest and the highest ratio."""
+        return f"{min(self.rounds):.3f}-{max(self.rounds):.3f}" if self.rounds else ""
 
     @property
     def holds(self) -> bool | None:
@@ -40,15 +50,23 @@ def line(row: Row) -> str:
     verdict = {True: "holds", False: "MISSED", None: ""}[row.holds]
     return (
         f"{row.work:44} {row.metric:18} {row.ours:10.4g} {theirs:>10} {ratio:>8} "
-        f"{row.goal:8} {verdict}"
+        f"{row.spread:12} {row.goal:8} {verdict}"
     )
 
 
 def publish(name: str, rows: Sequence[Row]) -> bool:
-    """Print the table and write `build/bench/<name>.json`; False where a goal is missed."""
+    """Print the table and write `build/bench/<name>.json`; False where a goal is missed.
+
+    Rows of an earlier run that were not measured now stay in the file.
+    """
     for row in rows:
         print(line(row))
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    records = [{**asdict(row), "ratio": row.ratio, "holds": row.holds} for row in rows]
-    (DIRECTORY / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n")
+    file = DIRECTORY / f"{name}.json"
+    known = json.loads(file.read_text()) if file.exists() else []
+    records = {(record["work"], record["metric"]): record for record in known}
+    for row in rows:
+        found = {**asdict(row), "ratio": row.ratio, "holds": row.holds}
+        records[row.work, row.metric] = found
+    file.write_text(json.dumps(list(records.values()), indent=1) + "\n")
     return all(row.holds is not False for row in rows)

@@ -64,6 +64,16 @@ def test_parts_make_the_run_of_copies(
     assert same_weights(runs, name, replicated)
 
 
+@pytest.mark.parametrize("sharding", ["None", "FSDP"])
+def test_compiled_layers_make_the_run_of_those_that_are_not(
+    runs: Runs, replicated: str, sharding: str
+) -> None:
+    name = f"compiled-{sharding}"
+    run = plain(runs, name, training__sharding=sharding, training__compile="Always")
+    runs.finish(run, name, ranks=2)
+    assert runs.history(name) == pytest.approx(runs.history(replicated), abs=1e-5)
+
+
 def test_a_sharded_checkpoint_is_written_in_parts_and_its_model_is_whole(runs: Runs) -> None:
     name = "FSDP-parts"
     run = plain(runs, name, training__sharding="FSDP", training__steps=12)

@@ -143,12 +143,21 @@ def _become_trainer(request: dict[str, Any]) -> None:
         if "NURSERY_SETUP" in os.environ:
             module, _, function = os.environ["NURSERY_SETUP"].partition(":")
             getattr(importlib.import_module(module), function)()
-        subprocess.Popen = ForkedWriter  # type: ignore[assignment,misc]
+        subprocess.Popen = _popen  # type: ignore[assignment,misc]
         __main__.main()
         code = 0
     finally:
         sys.stdout.flush()
         os._exit(code)
+
+
+_Popen = subprocess.Popen
+
+
+def _popen(command: Any, *arguments: Any, **options: Any) -> Any:
+    """The trainer's own Python is forked; compilers and others are programs as ever."""
+    forked = isinstance(command, list) and command[:2] == [sys.executable, "-c"]
+    return ForkedWriter(command) if forked else _Popen(command, *arguments, **options)
 
 
 class ForkedWriter:

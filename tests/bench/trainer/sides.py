@@ -135,24 +135,12 @@ def _main(link: Connection, train: Callable[..., None], *arguments: Any) -> None
 Name = TypeVar("Name", str, bool)
 
 
-def in_turn(sides: dict[Name, Side], *, rounds: int, steps: int) -> dict[Name, Stretch]:
-    """A B A B: all rounds of each side together, after a few steps that are not counted."""
+def in_turn(sides: dict[Name, Side], *, rounds: int, steps: int) -> dict[Name, list[Stretch]]:
+    """A B A B: the stretch of each side in each round, after a few steps that are not counted."""
     for side in sides.values():
         side.steps(3)
     found: dict[Name, list[Stretch]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             found[name].append(side.steps(steps))
-    return {name: together(stretches) for name, stretches in found.items()}
-
-
-def together(stretches: list[Stretch]) -> Stretch:
-    """One long stretch out of several."""
-    return Stretch(
-        seconds=sum(stretch.seconds for stretch in stretches),
-        cpu=sum(stretch.cpu for stretch in stretches),
-        tokens=sum(stretch.tokens for stretch in stretches),
-        losses=[loss for stretch in stretches for loss in stretch.losses],
-        peak=max(stretch.peak for stretch in stretches),
-        validation=stretches[-1].validation,
-    )
+    return found

@@ -55,6 +55,36 @@ def test_weights_change_the_loss_as_those_of_torch_do() -> None:
     torch.testing.assert_close(ours, nn.CrossEntropyLoss(weights, reduction="sum")(logits, labels))
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_smoothed_label_stays_the_likeliest_class_however_rare_the_other_is(label: int) -> None:
+    spec = Loss(class_weighting="Balanced", label_smoothing=0.05)
+    weighing = Weighing(spec, {"common": 1000, "rare": 1})
+    logits = torch.zeros(1, 2, requires_grad=True)
+    best = torch.optim.LBFGS([logits], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        best.zero_grad()
+        found = weighing.loss(logits, torch.tensor([label]), training=True)
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    best.step(loss)  # type: ignore[no-untyped-call]
+    assert int(logits.argmax()) == label
+    # The optimum is the smoothed label itself, whatever the weight.
+    assert float(logits.softmax(-1)[0, label].detach()) == pytest.approx(0.975, abs=1e-3)
+
+
+def test_weights_multiply_the_smoothed_loss_of_an_example() -> None:
+    logits, labels = logits_and_labels()
+    spec = Loss(class_weights={"spam": 6.0}, label_smoothing=0.1)
+    weights = class_weights(spec, COUNTS)
+    assert weights is not None
+    logs = logits.log_softmax(-1)
+    each = -(0.9 * logs[torch.arange(8), labels] + 0.1 * logs.mean(-1))
+    ours = Weighing(spec, COUNTS).loss(logits, labels, training=True)
+    torch.testing.assert_close(ours, (weights[labels] * each).sum())
+
+
 def test_no_wish_no_weights() -> None:
     assert class_weights(Loss(), COUNTS) is None
     assert class_weights(Loss(class_weighting="Uniform"), COUNTS) is None

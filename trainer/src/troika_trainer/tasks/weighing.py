@@ -1,7 +1,6 @@
 """How errors are weighed: classes against each other, and the truth against doubt."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -58,12 +57,14 @@ class Weighing:
             labels: Shape [predictions].
             training: Whether the model learns from this.
         """
-        options: dict[str, Any] = {"reduction": "sum"}
-        if training:
-            options["label_smoothing"] = self._smoothing
-            if self._weights is not None:
-                options["weight"] = self._weights.to(logits.device)
-        return cross_entropy(logits, labels, **options)
+        if not training:
+            return cross_entropy(logits, labels, reduction="sum")
+        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self._smoothing)
+        # An example counts as its class does. torch's own `weight` would weigh each share of a
+        # smoothed label by the class that gets it: rare classes would outbid the common label.
+        if self._weights is not None:
+            losses = losses * self._weights.to(logits.device)[labels]
+        return losses.sum()
 
     def many(self, logits: torch.Tensor, labels: torch.Tensor, *, training: bool) -> torch.Tensor:
         """Summed loss where each class is a decision of its own, their mean counts. Shape [].

@@ -99,9 +99,12 @@ class Loss(CamelModel):
     loss. Default: 0."""
     class_weighting: Literal["Uniform", "Balanced"] | None = None
     """Balanced: a class counts by how rare it is, so that all classes together count the same.
+    Where a row may have several classes, each is a decision of its own: there the rows with the
+    class count as much as those without it, and one row at most 1000 times another.
     Default: Uniform."""
     class_weights: Annotated[dict[str, Weight], Field(min_length=1, max_length=1000)] | None = None
     """Weight by the name of the class; the others count 1. Weights are scaled to a mean of 1 over
-    the training rows, so that the learning rate keeps its meaning."""
+    the training rows, so that the learning rate keeps its meaning. Where a row may have several
+    classes: what the decision on the class counts, for rows with and without it."""
     beta: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
     """Preference: how strongly the model is held to the one that it starts from. Default: 0.1."""

@@ -108,10 +108,12 @@ TASKS: dict[Task, TaskFacts] = {
             Criterion.ACCURACY,
             Criterion.LOSS,
         ),
+        loss=_LOSS_OF_CLASSES,
     ),
     Task.QUESTION_ANSWERING: TaskFacts(
         columns=("question", "context", "answers"),
         criteria=(Criterion.F1, Criterion.EXACT_MATCH, Criterion.LOSS),
+        loss=("labelSmoothing",),
     ),
     Task.REGRESSION: TaskFacts(
         columns=("text", "textPair", "label"),

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from troika_api.v1alpha1.method import Loss
+from troika_trainer.batch import IGNORED
 from troika_trainer.errors import ConfigError
 
 MOST_TO_ONE = 1000.0
@@ -17,14 +18,14 @@ def class_weights(spec: Loss, counts: Mapping[str, int]) -> torch.Tensor | None:
 
     Args:
         spec: What the run asks for.
-        counts: Training rows of each class, in the order of the classes.
+        counts: Training rows of each class, in the order of the classes; of tags the words.
 
     Raises:
         ConfigError: a weight is given to a class that does not occur.
     """
     rows = torch.tensor(list(counts.values()), dtype=torch.float64)
     if spec.class_weighting == "Balanced":
-        raw = 1.0 / rows
+        raw = 1.0 / rows.clamp(min=1.0)  # a tag may be in the head and not in the data
     elif spec.class_weights is not None:
         raw = _named(spec.class_weights, counts)
     else:
@@ -90,17 +91,39 @@ class Weighing:
 
         Args:
             logits: Shape [predictions, classes], float32.
-            labels: Shape [predictions].
+            labels: Shape [predictions]; `IGNORED` where nothing is to be predicted.
             training: Whether the model learns from this.
         """
         if not training:
-            return cross_entropy(logits, labels, reduction="sum")
-        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self._smoothing)
+            return cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+        losses = cross_entropy(
+            logits,
+            labels,
+            reduction="none",
+            ignore_index=IGNORED,
+            label_smoothing=self._smoothing,
+        )
         # An example counts as its class does. torch's own `weight` would weigh each share of a
         # smoothed label by the class that gets it: rare classes would outbid the common label.
         if self._weights is not None:
-            losses = losses * self._weights.to(logits.device)[labels]
+            losses = losses * self._weights.to(logits.device)[labels.clamp(min=0)]
         return losses.sum()
+
+    def among(self, logits: torch.Tensor, labels: torch.Tensor, *, training: bool) -> torch.Tensor:
+        """Summed loss where some classes cannot be: doubt is spread over the others. Shape [].
+
+        Args:
+            logits: Shape [predictions, classes], float32; -inf where a class cannot be.
+            labels: Shape [predictions].
+            training: Whether the model learns from this.
+        """
+        sure = cross_entropy(logits, labels, reduction="sum")
+        if not (training and self._smoothing):
+            return sure
+        impossible = logits == -torch.inf
+        logs = logits.log_softmax(-1).masked_fill(impossible, 0.0)
+        doubt = -(logs.sum(-1) / (~impossible).sum(-1)).sum()
+        return (1.0 - self._smoothing) * sure + self._smoothing * doubt
 
 
 class DecisionWeighing:

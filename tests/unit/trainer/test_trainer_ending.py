@@ -18,6 +18,7 @@ from troika_api.contract import (
     FailureClass,
     LastWord,
     Score,
+    TrainerStatus,
 )
 from troika_trainer import errors, lastword
 from troika_trainer.lastword import ProcessEnd, conclude, peers_lost
@@ -153,6 +154,50 @@ def test_the_last_word_fits_whatever_it_has_to_say(
     read = LastWord.model_validate_json(text)
     assert read.evaluation is not None
     assert read.evaluation.metrics == {"f1": 0.5}
+
+
+def many_classes(number: int) -> Evaluation:
+    """Scores of a classifier, as long as they come; the support goes up and down."""
+    names = ("loss", "accuracy", "f1", "f1Micro", "f1Weighted", "precision", "recall")
+    return Evaluation(
+        split="test",
+        metrics={name: 1 / (3 + at) for at, name in enumerate(names)},
+        classes=[
+            Score(name=f"noun.{n}", precision=1 / 3, recall=2 / 3, f1=4 / 9, support=7 * n % 1009)
+            for n in range(number)
+        ],
+        best_step=1200,
+    )
+
+
+@pytest.mark.parametrize("number", [32, 45, 1000])
+def test_the_largest_classes_arrive_in_their_order_as_many_as_fit(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    monkeypatch.setenv(ENV_TERMINATION_LOG, str(path))
+    evaluation = many_classes(number)
+    lastword.write(
+        LastWord(
+            outcome="Succeeded",
+            time=1764018376.123,
+            status=TrainerStatus(step=1500, total_steps=1500, loss=0.1234, validation_loss=0.2),
+            evaluation=evaluation,
+            model_path="/pvc/models/senses",
+        )
+    )
+    text = path.read_bytes()
+    assert len(text) < MAX_TERMINATION_MESSAGE_BYTES
+    read = LastWord.model_validate_json(text).evaluation
+    assert read is not None
+    assert len(read.classes) >= min(number, 35)
+    least = min(score.support for score in read.classes)
+    given = [score.name for score in evaluation.classes if score.support >= least]
+    assert [score.name for score in read.classes] == given
+    assert (read.classes[0].precision, read.classes[0].f1) == (0.3333, 0.4444)
+    if len(given) < number:
+        one = len(read.classes[0].model_dump_json()) + 1
+        assert len(text) + 2 * one > MAX_TERMINATION_MESSAGE_BYTES, "there is room for more"
 
 
 def test_the_last_word_goes_nowhere_where_there_is_no_place_for_it(

@@ -46,6 +46,20 @@ def test_the_default_rate_is_that_of_the_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "rate"), [("Full", 2.5e-6), ("LoRA", 1e-5), ("QLoRA", 1e-5), ("Frozen", 5e-5)]
+)
+def test_preferences_are_learnt_at_a_rate_of_their_own(
+    tmp_path: Path, method: str, rate: float
+) -> None:
+    """Common recipes: 5e-7 to 5e-6 for all weights, 5e-6 to 5e-5 for adapters."""
+    schedule = {"schedule": {"type": "Constant", "warmupRatio": 0.0}, "optimizer": None}
+    run = finetune_run(tmp_path, model=tmp_path, training=schedule)
+    run = {**run, "task": "Preference", "method": {"type": method}}
+    found = learning_rate(1, total=10, run=RUN.validate_python(run))
+    assert found == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
     ("length", "total"),
     [({"steps": 7}, 7), ({"steps": None, "tokens": 1025}, 5), ({"steps": None, "epochs": 1.5}, 15)],
 )

@@ -35,7 +35,26 @@ def test_averages_are_plain_and_by_support() -> None:
 def test_a_class_that_is_never_predicted_or_never_there_scores_zero() -> None:
     report = classification_report(np.array([0, 0, 1]), np.array([0, 0, 0]), NAMES)
     assert [(s.precision, s.recall, s.f1) for s in report.classes[1:]] == [(0, 0, 0), (0, 0, 0)]
-    assert report.macro.f1 == pytest.approx(0.8 / 3)
+
+
+@pytest.mark.parametrize(
+    ("truth", "guess", "macro"),
+    [
+        ([0, 0, 1, 1], [0, 0, 1, 1], (1.0, 1.0, 1.0)),
+        ([0, 0, 1], [0, 0, 0], (1 / 3, 1 / 2, 2 / 5)),  # the missed one counts
+        ([0, 0, 1], [0, 2, 1], (2 / 3, 1 / 2, 5 / 9)),  # so does the one that is wrongly found
+        ([], [], (0.0, 0.0, 0.0)),
+    ],
+)
+def test_the_macro_average_is_over_the_classes_that_occur(
+    truth: list[int], guess: list[int], macro: tuple[float, float, float]
+) -> None:
+    """The numbers of scikit-learn's precision_recall_fscore_support(average="macro")."""
+    report = classification_report(
+        np.array(truth, dtype=np.int64), np.array(guess, dtype=np.int64), NAMES
+    )
+    found = (report.macro.precision, report.macro.recall, report.macro.f1)
+    assert found == pytest.approx(macro)
 
 
 def test_the_text_has_a_line_for_every_class_and_the_matrix() -> None:

@@ -30,8 +30,9 @@ from .tasks import Task
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
-"""Part of every fingerprint: raise it when the same input is to give other examples."""
+FORMAT_VERSION = 3
+"""Part of every fingerprint: raise it when the same input is to give other examples,
+or other facts about them."""
 
 SECONDS_BETWEEN_TRIES = 0.5
 NO_LOCKS_HERE = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}

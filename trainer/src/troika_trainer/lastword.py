@@ -11,11 +11,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from troika_api import contract
-from troika_api.contract import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, LastWord
+from troika_api.contract import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, LastWord, Score
 
 from .errors import EXIT_CODE_OF_CLASS, EXIT_CRASH, Verdict
 
 log = logging.getLogger(__name__)
+
+MOST_CLASSES = 100
+"""Classes whose scores a job's status has room for."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,35 @@ def write(word: LastWord) -> None:
 def _fitting(word: LastWord) -> str:
     """The word as JSON; what is least missed goes first where it is too long."""
     limit = contract.MAX_TERMINATION_MESSAGE_BYTES - 1
+    word = _with_largest(word, MOST_CLASSES)
     text = word.to_json()
-    if len(text.encode()) > limit and word.evaluation:
-        word = word.model_copy(
-            update={"evaluation": word.evaluation.model_copy(update={"classes": []})}
-        )
+    while len(text.encode()) > limit and word.evaluation and word.evaluation.classes:
+        word = _with_largest(word, len(word.evaluation.classes) - 1)
         text = word.to_json()
     while len(text.encode()) > limit and word.message:
         word = word.model_copy(update={"message": word.message[: len(word.message) // 2]})
         text = word.to_json()
     return text
+
+
+def _with_largest(word: LastWord, kept: int) -> LastWord:
+    """The word with the scores of the classes that have the most rows, in the order they had."""
+    if word.evaluation is None:
+        return word
+    classes = word.evaluation.classes
+    largest = sorted(range(len(classes)), key=lambda number: -classes[number].support)[:kept]
+    shown = [_rounded(classes[number]) for number in sorted(largest)]
+    return word.model_copy(
+        update={"evaluation": word.evaluation.model_copy(update={"classes": shown})}
+    )
+
+
+def _rounded(score: Score) -> Score:
+    """With as many digits as a job's status shows."""
+    return score.model_copy(
+        update={
+            "precision": round(score.precision, 4),
+            "recall": round(score.recall, 4),
+            "f1": round(score.f1, 4),
+        }
+    )

@@ -8,6 +8,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[np.number]
 
+HIGHEST_GRADE = 30.0
+"""Relevance up to which it is taken for a grade."""
+
 
 def mean_squared_error(truth: Array, predicted: Array) -> float:
     """In the square of the label's unit. Shapes [samples]."""
@@ -50,13 +53,22 @@ def roc_auc(relevant: npt.NDArray[np.bool_], scores: Array) -> float | None:
     return (total - positives * (positives + 1) / 2.0) / (positives * negatives)
 
 
-def ndcg(relevance: Array, scores: Array, *, k: int) -> float | None:
-    """Normalised discounted cumulative gain of one query's first k, gain 2^relevance - 1.
+def gains(relevance: Array) -> Floats:
+    """What it is worth to find each candidate: 2^relevance - 1, as is usual for grades.
+
+    Where any is above `HIGHEST_GRADE` they are no grades but amounts, such as clicks: then the
+    gain is the relevance itself, as 2^2000 is no number. Shape [candidates].
+    """
+    given = relevance.astype(np.float64)
+    return given if (given > HIGHEST_GRADE).any() else np.exp2(given) - 1.0
+
+
+def ndcg(gains: Floats, scores: Array, *, k: int) -> float | None:
+    """Normalised discounted cumulative gain of one query's first k; `gains` are made by that.
 
     Candidates with equal scores share the mean of their gains: a constant score earns what a
     random order earns. None where nothing is relevant.
     """
-    gains = np.exp2(relevance.astype(np.float64)) - 1.0
     discounts = 1.0 / np.log2(np.arange(2, len(gains) + 2))
     discounts[k:] = 0.0
     best = float((np.sort(gains)[::-1] * discounts).sum())

@@ -8,6 +8,7 @@ from torch.distributed.tensor import DTensor
 
 from troika_api.v1alpha1.method import MethodType
 from troika_api.v1alpha1.run import PretrainRun
+from troika_api.v1alpha1.tasks import TASKS
 from troika_api.v1alpha1.training import Optimizer, ScheduleType
 
 from .runfile import Run
@@ -41,11 +42,7 @@ def learning_rate(step: int, *, total: int, run: Run) -> float:
     """The rate of step 1, 2, ..., `total`: a line up, then the shape that the schedule names."""
     schedule, peak = run.training.schedule, run.training.optimizer.learning_rate
     if peak is None:
-        peak = (
-            PRETRAIN_LEARNING_RATE
-            if isinstance(run, PretrainRun)
-            else FINETUNE_LEARNING_RATE[run.method.type]
-        )
+        peak = default_learning_rate(run)
     warmup = math.ceil(schedule.warmup_ratio * total)
     if step <= warmup:
         return peak * step / warmup
@@ -58,6 +55,13 @@ def learning_rate(step: int, *, total: int, run: Run) -> float:
         case ScheduleType.COSINE:
             left = 0.5 * (1.0 + math.cos(math.pi * done))
     return peak * (schedule.final_ratio + (1.0 - schedule.final_ratio) * left)
+
+
+def default_learning_rate(run: Run) -> float:
+    """The peak where the run names none."""
+    if isinstance(run, PretrainRun):
+        return PRETRAIN_LEARNING_RATE
+    return FINETUNE_LEARNING_RATE[run.method.type] * TASKS[run.task].learning_rate_factor
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

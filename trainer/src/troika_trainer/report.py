@@ -80,7 +80,7 @@ class ClassificationReport:
     micro: Score
     """Over all decisions, each the same weight."""
     macro: Score
-    """Mean over the classes, each the same weight."""
+    """Mean over the classes that occur among labels or predictions, each the same weight."""
     weighted: Score
     """Mean over the classes, weighted by how many samples they have."""
     confusion: list[list[int]] | None = None
@@ -165,9 +165,15 @@ def report_of(
     accuracy: float,
     confusion: list[list[int]] | None = None,
 ) -> ClassificationReport:
-    """Precision, recall and f1 of every class and over all; a ratio over nothing is 0."""
+    """Precision, recall and f1 of every class and over all; a ratio over nothing is 0.
+
+    A class that a split does not have and that nobody found in it says nothing of the model: the
+    macro average leaves it out, as scikit-learn's does.
+    """
     table = _scores(counts.hits, counts.predicted, counts.support)
     total = int(counts.support.sum())
+    occurs = (counts.support > 0) | (counts.predicted > 0)
+    macro = table[:, occurs].mean(axis=1) if occurs.any() else np.zeros(3)
     overall = _scores(
         *(part.sum(keepdims=True) for part in (counts.hits, counts.predicted, counts.support))
     )
@@ -178,7 +184,7 @@ def report_of(
             for index, name in enumerate(names)
         ],
         micro=_score("micro avg", overall[:, 0], total),
-        macro=_score("macro avg", table.mean(axis=1), total),
+        macro=_score("macro avg", macro, total),
         weighted=_score("weighted avg", table @ counts.support / max(total, 1), total),
         confusion=confusion,
     )

@@ -134,7 +134,9 @@ class Columns(CamelModel):
     candidate: Column = "candidate"
     """What may be shown (Ranking)."""
     relevance: Column = "relevance"
-    """How well the candidate fits, a number from 0 up (Ranking)."""
+    """How well the candidate fits, a number from 0 up (Ranking). In NDCG a grade gains
+    2^relevance - 1; where any of a split is above 30 all are amounts, such as clicks, and gain the
+    relevance itself."""
     source: Column = "source"
     """Text to start from (Seq2Seq)."""
     target: Column = "target"

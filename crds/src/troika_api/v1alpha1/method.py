@@ -94,14 +94,18 @@ class Loss(CamelModel):
         )
     )
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Share of the target that is spread evenly over all classes or tokens; for Preference the
-    probability that a pair is the wrong way round. Training only: evaluation measures the plain
-    loss. Default: 0."""
+    """Share of the target that is spread evenly over all classes or tokens, for QuestionAnswering
+    over all places of the context; for Preference the probability that a pair is the wrong way
+    round. Training only: evaluation measures the plain loss. Default: 0."""
     class_weighting: Literal["Uniform", "Balanced"] | None = None
-    """Balanced: a class counts by how rare it is, so that all classes together count the same.
-    Default: Uniform."""
+    """Balanced: a class counts by how rare it is, so that all classes together count the same; the
+    classes of TokenClassification are the tags, counted in words. Where a row may have several
+    classes, each is a decision of its own: there the rows with the class count as much as those
+    without it, and one row at most 1000 times another. Default: Uniform."""
     class_weights: Annotated[dict[str, Weight], Field(min_length=1, max_length=1000)] | None = None
-    """Weight by the name of the class; the others count 1. Weights are scaled to a mean of 1 over
-    the training rows, so that the learning rate keeps its meaning."""
+    """Weight by the name of the class, such as B-PER for a tag; the others count 1. Weights are
+    scaled to a mean of 1 over the training rows (for tags: words), so that the learning rate keeps
+    its meaning. Where a row may have several classes: what the decision on the class counts, for
+    rows with and without it."""
     beta: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
     """Preference: how strongly the model is held to the one that it starts from. Default: 0.1."""

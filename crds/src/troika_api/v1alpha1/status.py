@@ -139,7 +139,8 @@ class EvaluationStatus(CamelModel):
     metrics: Annotated[dict[str, float], Field(max_length=32)] = {}
     """Headline scores by name, for example loss, perplexity, accuracy, f1 or f1Weighted."""
     classes: Annotated[list[ClassScore], Field(max_length=100)] = []
-    """Scores per class, the 100 with the most rows."""
+    """Scores per class: those with the most rows, as many as the pod's termination message of 4 KiB
+    brings, about 40 and never more than 100. report.json has all."""
     best_step: Count | None = None
     """Step of the checkpoint that was chosen."""
 

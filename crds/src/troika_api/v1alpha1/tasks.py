@@ -80,6 +80,8 @@ class TaskFacts:
     """Scores that the task gives; the first chooses where the job names none."""
     loss: tuple[str, ...] = ()
     """Fields of `loss` that the task honours."""
+    learning_rate_factor: float = 1.0
+    """What the method's default learning rate is multiplied by."""
 
 
 _OF_CLASSES = (
@@ -108,10 +110,12 @@ TASKS: dict[Task, TaskFacts] = {
             Criterion.ACCURACY,
             Criterion.LOSS,
         ),
+        loss=_LOSS_OF_CLASSES,
     ),
     Task.QUESTION_ANSWERING: TaskFacts(
         columns=("question", "context", "answers"),
         criteria=(Criterion.F1, Criterion.EXACT_MATCH, Criterion.LOSS),
+        loss=("labelSmoothing",),
     ),
     Task.REGRESSION: TaskFacts(
         columns=("text", "textPair", "label"),
@@ -141,6 +145,8 @@ TASKS: dict[Task, TaskFacts] = {
         columns=("prompt", "chosen", "rejected"),
         criteria=(Criterion.ACCURACY, Criterion.MARGIN, Criterion.LOSS),
         loss=("labelSmoothing", "beta"),
+        # The model has learnt to answer already; at higher rates it unlearns that instead.
+        learning_rate_factor=0.05,
     ),
     Task.IMAGE_CLASSIFICATION: TaskFacts(
         columns=("image", "label"), criteria=_OF_CLASSES, loss=_LOSS_OF_CLASSES

@@ -94,7 +94,7 @@ class Optimizer(CamelModel):
     """Optimizer."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
     """Peak learning rate. Default: 5e-4 for pretraining; for fine-tuning 5e-5 (Full), 2e-4 (LoRA,
-    QLoRA) or 1e-3 (Frozen)."""
+    QLoRA) or 1e-3 (Frozen); for Preference a twentieth of that: 2.5e-6, 1e-5 or 5e-5."""
     weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.01
     """Decay per step, times the learning rate."""
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.98]

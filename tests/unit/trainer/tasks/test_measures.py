@@ -5,6 +5,7 @@ import pytest
 
 from troika_trainer.measures import (
     by_query,
+    gains,
     mean_absolute_error,
     mean_squared_error,
     ndcg,
@@ -53,20 +54,37 @@ def test_auc_is_the_share_of_pairs_in_order_and_ties_are_half() -> None:
 
 
 def test_ndcg_by_hand() -> None:
-    relevance, scores = np.array([2, 0, 1]), np.array([0.1, 0.9, 0.5])
+    worth, scores = gains(np.array([2, 0, 1])), np.array([0.1, 0.9, 0.5])
     wanted = (1 / np.log2(3) + 3 / np.log2(4)) / (3 / np.log2(2) + 1 / np.log2(3))
-    assert ndcg(relevance, scores, k=10) == pytest.approx(wanted)
-    assert ndcg(relevance, -scores[[1, 0, 2]], k=10) is not None
-    assert ndcg(relevance, np.array([3.0, 1.0, 2.0]), k=10) == pytest.approx(1.0)
-    assert ndcg(relevance, scores, k=1) == 0.0
+    assert ndcg(worth, scores, k=10) == pytest.approx(wanted)
+    assert ndcg(worth, -scores[[1, 0, 2]], k=10) is not None
+    assert ndcg(worth, np.array([3.0, 1.0, 2.0]), k=10) == pytest.approx(1.0)
+    assert ndcg(worth, scores, k=1) == 0.0
     assert ndcg(np.zeros(3), scores, k=10) is None
 
 
+def test_amounts_gain_what_they_are_and_grades_two_to_their_power() -> None:
+    assert gains(np.array([0, 1, 2, 30])).tolist() == [0, 1, 3, 2**30 - 1]
+    assert gains(np.array([0, 1, 2, 31])).tolist() == [0, 1, 2, 31]
+
+
+def test_clicks_have_an_ndcg() -> None:
+    """Also where a query has few: all queries of a split are measured alike."""
+    query = np.array([1, 1, 2, 2, 2])
+    clicks = np.array([2000, 5000, 0, 3, 1], dtype=np.float32)
+    report = ranking_report(query, clicks, np.array([0.9, 0.1, 0.9, 0.5, 0.1]))
+    first = (2000 + 5000 / np.log2(3)) / (5000 + 2000 / np.log2(3))
+    second = (3 / np.log2(3) + 1 / np.log2(4)) / (3 + 1 / np.log2(3))
+    assert report.ndcg == pytest.approx((first + second) / 2)
+    assert np.isfinite(report.ndcg_at_random)
+    assert np.isfinite(report.ndcg_deciles).all()
+
+
 def test_equal_scores_earn_what_a_random_order_does() -> None:
-    relevance = np.array([2, 0, 1, 0])
+    worth = gains(np.array([2, 0, 1, 0]))
     chance = np.random.default_rng(3)
-    random = [ndcg(relevance, chance.random(4), k=10) or 0.0 for _ in range(4000)]
-    assert ndcg(relevance, np.zeros(4), k=10) == pytest.approx(np.mean(random), abs=0.01)
+    random = [ndcg(worth, chance.random(4), k=10) or 0.0 for _ in range(4000)]
+    assert ndcg(worth, np.zeros(4), k=10) == pytest.approx(np.mean(random), abs=0.01)
 
 
 def test_the_first_relevant_candidate_counts_and_ties_count_against_it() -> None:

@@ -4,7 +4,12 @@ from torch import nn
 
 from troika_api.v1alpha1.method import Loss
 from troika_trainer.errors import ConfigError
-from troika_trainer.tasks.weighing import Weighing, class_weights
+from troika_trainer.tasks.weighing import (
+    DecisionWeighing,
+    Weighing,
+    class_weights,
+    decision_weights,
+)
 
 COUNTS = {"ham": 90, "spam": 10}
 
@@ -55,6 +60,36 @@ def test_weights_change_the_loss_as_those_of_torch_do() -> None:
     torch.testing.assert_close(ours, nn.CrossEntropyLoss(weights, reduction="sum")(logits, labels))
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_smoothed_label_stays_the_likeliest_class_however_rare_the_other_is(label: int) -> None:
+    spec = Loss(class_weighting="Balanced", label_smoothing=0.05)
+    weighing = Weighing(spec, {"common": 1000, "rare": 1})
+    logits = torch.zeros(1, 2, requires_grad=True)
+    best = torch.optim.LBFGS([logits], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        best.zero_grad()
+        found = weighing.loss(logits, torch.tensor([label]), training=True)
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    best.step(loss)  # type: ignore[no-untyped-call]
+    assert int(logits.argmax()) == label
+    # The optimum is the smoothed label itself, whatever the weight.
+    assert float(logits.softmax(-1)[0, label].detach()) == pytest.approx(0.975, abs=1e-3)
+
+
+def test_weights_multiply_the_smoothed_loss_of_an_example() -> None:
+    logits, labels = logits_and_labels()
+    spec = Loss(class_weights={"spam": 6.0}, label_smoothing=0.1)
+    weights = class_weights(spec, COUNTS)
+    assert weights is not None
+    logs = logits.log_softmax(-1)
+    each = -(0.9 * logs[torch.arange(8), labels] + 0.1 * logs.mean(-1))
+    ours = Weighing(spec, COUNTS).loss(logits, labels, training=True)
+    torch.testing.assert_close(ours, (weights[labels] * each).sum())
+
+
 def test_no_wish_no_weights() -> None:
     assert class_weights(Loss(), COUNTS) is None
     assert class_weights(Loss(class_weighting="Uniform"), COUNTS) is None
@@ -66,7 +101,82 @@ def test_a_weight_for_a_class_that_does_not_occur_is_refused() -> None:
 
 
 def test_many_labels_are_smoothed_towards_a_half() -> None:
-    logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
-    ours = Weighing(Loss(label_smoothing=0.2)).many(logits, labels, training=True)
+    logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 0]])
+    ours = DecisionWeighing(Loss(label_smoothing=0.2), COUNTS, 100).loss(
+        logits, labels, training=True
+    )
     expected = nn.BCEWithLogitsLoss()(logits, torch.tensor([[0.9, 0.1]]))
     torch.testing.assert_close(ours, expected)
+
+
+MANY = {"usual": 9_000, "seldom": 10}
+ROWS = 10_000
+
+
+def many_labels() -> torch.Tensor:
+    """10,000 rows with the classes of `MANY`."""
+    labels = torch.zeros(ROWS, 2, dtype=torch.int64)
+    labels[:9_000, 0] = 1
+    labels[:10, 1] = 1
+    return labels
+
+
+def test_balanced_decisions_give_rows_with_and_without_a_class_the_same_weight() -> None:
+    weights = decision_weights(Loss(class_weighting="Balanced"), MANY, ROWS)
+    assert weights is not None
+    without, with_it = weights
+    assert (with_it * torch.tensor([9_000, 10])).tolist() == pytest.approx([5_000, 5_000])
+    assert (without * torch.tensor([1_000, 9_990])).tolist() == pytest.approx([5_000, 5_000])
+
+
+def test_the_balanced_loss_of_many_labels_starts_where_the_plain_one_does() -> None:
+    weighing = DecisionWeighing(Loss(class_weighting="Balanced"), MANY, ROWS)
+    logits = torch.zeros(ROWS, 2)
+    mean = weighing.loss(logits, many_labels(), training=True) / ROWS
+    assert float(mean) == pytest.approx(0.6931, abs=1e-3)  # ln 2 for each decision
+
+
+def test_where_nothing_tells_rows_apart_balanced_decisions_are_even() -> None:
+    """The best constant logit is 0, not the log odds of a class with 10 of 10,000 rows."""
+    logits = torch.zeros(2, requires_grad=True)
+    weighing = DecisionWeighing(Loss(class_weighting="Balanced"), MANY, ROWS)
+    weighing.loss(logits.expand(ROWS, 2), many_labels(), training=True).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx([0.0, 0.0], abs=0.1)
+
+
+def test_one_row_counts_at_most_a_thousand_times_another() -> None:
+    weights = decision_weights(Loss(class_weighting="Balanced"), {"all": 10**6, "one": 1}, 10**6)
+    assert weights is not None
+    without, with_it = weights
+    assert float(with_it[1] / without[1]) == pytest.approx(1000.0)
+    assert float(with_it[0]) == pytest.approx(1.0)  # no row is without it
+    assert torch.isfinite(weights).all()
+
+
+def test_named_weights_of_decisions_hold_for_rows_of_both_kinds_with_a_mean_of_1() -> None:
+    weights = decision_weights(Loss(class_weights={"seldom": 3.0}), MANY, ROWS)
+    assert weights is not None
+    assert weights.tolist() == [[0.5, 1.5], [0.5, 1.5]]
+
+
+def test_a_weight_for_a_decision_that_does_not_occur_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no class 'never'; it has usual, seldom"):
+        decision_weights(Loss(class_weights={"never": 2.0}), MANY, ROWS)
+
+
+def test_smoothed_and_balanced_decisions_keep_their_sign() -> None:
+    spec = Loss(class_weighting="Balanced", label_smoothing=0.05)
+    weighing = DecisionWeighing(spec, MANY, ROWS)
+    wanted = torch.tensor([[0.975, 0.025]])
+    best = wanted.logit().requires_grad_()
+    weighing.loss(best, torch.tensor([[1, 0]]), training=True).backward()  # type: ignore[no-untyped-call]
+    assert best.grad is not None
+    assert best.grad.tolist()[0] == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_evaluation_measures_the_plain_loss_of_decisions() -> None:
+    weighing = DecisionWeighing(Loss(class_weighting="Balanced", label_smoothing=0.2), MANY, ROWS)
+    logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 0]])
+    expected = nn.BCEWithLogitsLoss()(logits, labels.float())
+    torch.testing.assert_close(weighing.loss(logits, labels, training=False), expected)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering, BatchEncoding, PreTrainedModel
 from typing_extensions import override
 
@@ -19,6 +18,7 @@ from troika_trainer.shards import Array, ColumnType, Example, Store
 
 from .base import Measured, while_measuring
 from .texts import Texts, TextTask
+from .weighing import Weighing
 
 NOWHERE = -1
 """Offset of a token that is not of the context."""
@@ -95,6 +95,7 @@ class QuestionAnswering(TextTask):
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
         self.may_be_unanswerable = bool(facts["may_be_unanswerable"])
+        self._weighing = Weighing(self.spec.loss)
 
     @property
     def _column(self) -> str:
@@ -187,8 +188,10 @@ class QuestionAnswering(TextTask):
         logits = torch.stack([output.start_logits, output.end_logits], dim=1).float()
         possible = logits.masked_fill(batch.labels == IGNORED, -torch.inf)
         where = batch.labels.argmax(-1)
-        loss = cross_entropy(possible.flatten(0, 1), where.flatten(), reduction="sum") / 2
-        return loss, while_measuring(model, batch, best_spans(possible))
+        loss = self._weighing.among(
+            possible.flatten(0, 1), where.flatten(), training=model.training
+        )
+        return loss / 2, while_measuring(model, batch, best_spans(possible))
 
     @override
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:

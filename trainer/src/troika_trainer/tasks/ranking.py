@@ -14,7 +14,7 @@ from typing_extensions import override
 from troika_api.contract import Score
 from troika_trainer.batch import Batch, Examples
 from troika_trainer.errors import DataError
-from troika_trainer.measures import by_query, ndcg, reciprocal_rank, roc_auc
+from troika_trainer.measures import by_query, gains, ndcg, reciprocal_rank, roc_auc
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
 from troika_trainer.shards import Array, ColumnType, Example, Store
@@ -181,25 +181,26 @@ def query_hash(name: str) -> int:
 def ranking_report(query: Array, relevance: Array, scores: Array) -> RankingReport:
     """Compare the orders that the scores make with what is relevant. Shapes [candidates]."""
     groups = list(by_query(query))
-    gains, chances, firsts = [], [], []
+    worth = gains(relevance)
+    found, chances, firsts = [], [], []
     for group in groups:
-        gain = ndcg(relevance[group], scores[group], k=CUT)
-        chance = ndcg(relevance[group], np.zeros(len(group)), k=CUT)
+        gain = ndcg(worth[group], scores[group], k=CUT)
+        chance = ndcg(worth[group], np.zeros(len(group)), k=CUT)
         first = reciprocal_rank(relevance[group], scores[group])
         if gain is not None and chance is not None and first is not None:
-            gains.append(gain)
+            found.append(gain)
             chances.append(chance)
             firsts.append(first)
     auc = roc_auc(relevance > 0, scores)
     return RankingReport(
         num_queries=len(groups),
-        num_rankable=len(gains),
+        num_rankable=len(found),
         num_candidates=len(scores),
-        ndcg=_mean(gains),
+        ndcg=_mean(found),
         mrr=_mean(firsts),
         auc=0.5 if auc is None else auc,
         ndcg_at_random=_mean(chances),
-        ndcg_deciles=np.quantile(gains or [0.0], np.linspace(0, 1, 11)).round(4).tolist(),
+        ndcg_deciles=np.quantile(found or [0.0], np.linspace(0, 1, 11)).round(4).tolist(),
     )
 
 

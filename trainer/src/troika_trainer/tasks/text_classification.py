@@ -33,7 +33,7 @@ from .classes import (
     worst_classes,
 )
 from .texts import Texts, TextTask, ValuedTexts
-from .weighing import Weighing
+from .weighing import DecisionWeighing, Weighing
 
 
 class ManyLabelled(Texts):
@@ -77,16 +77,22 @@ class TextClassification(TextTask):
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
         many = self.spec.data.label_separator is not None
         found: Counter[str] = Counter()
-        for number, row in enumerate(rows):
-            if number == 0:
+        number = 0
+        for number, row in enumerate(rows, 1):
+            if number == 1:
                 many = many or isinstance(row.value(self._column), list)
-            found.update(self._labels(row, many=many))
-        return {**class_facts(found, self._column), "many": many}
+            found.update(set(self._labels(row, many=many)))
+        return {**class_facts(found, self._column), "many": many, "rows": number}
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
         self.names, self.many = list(facts["labels"]), bool(facts["many"])
-        self._weighing = Weighing(self.spec.loss, class_counts(facts))
+        counts = class_counts(facts)
+        self._weighing: Weighing | DecisionWeighing = (
+            DecisionWeighing(self.spec.loss, counts, facts["rows"])
+            if self.many
+            else Weighing(self.spec.loss, counts)
+        )
 
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
@@ -133,12 +139,10 @@ class TextClassification(TextTask):
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits: torch.Tensor = model(**batch.inputs).logits.float()
-        labels = batch.labels
-        if self.many:
-            loss = self._weighing.many(logits, labels.float(), training=model.training)
-            return loss, while_measuring(model, batch, (logits > 0).long())
-        loss = self._weighing.loss(logits, labels.long(), training=model.training)
-        return loss, while_measuring(model, batch, class_predictions(logits, labels.long()))
+        labels = batch.labels.long()
+        loss = self._weighing.loss(logits, labels, training=model.training)
+        found = (logits > 0).long() if self.many else class_predictions(logits, labels)
+        return loss, while_measuring(model, batch, found)
 
     @override
     def metrics(self, measured: Measured, examples: Examples) -> dict[str, float]:

@@ -1,11 +1,11 @@
 """TokenClassification: a BIO tag for every word, such as the names in a sentence."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 from typing_extensions import override
 
@@ -25,6 +25,7 @@ from troika_trainer.shards import Array, ColumnType, Example, Store
 from .base import Measured, while_measuring
 from .classes import numbered_labels
 from .texts import Texts, TextTask
+from .weighing import Weighing
 
 OUTSIDE = "O"
 NO_WORD = -1
@@ -75,20 +76,23 @@ class TokenClassification(TextTask):
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
-        types = {tag[2:] for row in rows for tag in self._sentence(row)[1] if tag != OUTSIDE}
+        words = Counter(tag for row in rows for tag in self._sentence(row)[1])
+        types = sorted({tag[2:] for tag in words if tag != OUTSIDE})
         if not types:
             raise DataError(
                 f"no row of the training split has an entity in column {self._tags!r}: "
                 f"every tag is {OUTSIDE}",
                 "check data.columns.tags",
             )
-        return {"types": sorted(types)}
+        return {"types": types, "words": [words[tag] for tag in tags_of(types)]}
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
-        marks = [f"{mark}-{name}" for name in facts["types"] for mark in "BI"]
-        self.names = [OUTSIDE, *marks]
         self.types = list(facts["types"])
+        self.names = tags_of(self.types)
+        self._weighing = Weighing(
+            self.spec.loss, dict(zip(self.names, facts["words"], strict=True))
+        )
 
     @property
     def _tags(self) -> str:
@@ -151,8 +155,8 @@ class TokenClassification(TextTask):
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits: torch.Tensor = model(**batch.inputs).logits.float()
-        loss = cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        loss = self._weighing.loss(
+            logits.flatten(0, 1), batch.labels.flatten(), training=model.training
         )
         return loss, while_measuring(model, batch, logits.argmax(-1))
 
@@ -225,6 +229,11 @@ class TokenClassification(TextTask):
             truth.append([self.names[tag] for tag in tags])
             predicted.append([self.names[tag] for tag in found])
         return truth, predicted
+
+
+def tags_of(types: Sequence[str]) -> list[str]:
+    """The tags that these types of entities need; their order is their number."""
+    return [OUTSIDE, *(f"{mark}-{name}" for name in types for mark in "BI")]
 
 
 def first_tokens(words: Sequence[str], offsets: Array) -> Array:

@@ -73,6 +73,10 @@ class Task(ABC):
     one_prediction_each: ClassVar[bool] = False
     """Whether every example is one prediction: then the examples of a step may be of one length."""
 
+    held_out_by: ClassVar[tuple[str, ...]] = ()
+    """Parts that columns play, as `data.columns` names them: where a share of the rows is held out,
+    rows that are alike in these stay on one side. None where rows have nothing in common."""
+
     dropout: ClassVar[float | None] = None
     """Dropout where the run says nothing. None: what the model's configuration says."""
 

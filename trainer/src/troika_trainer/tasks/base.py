@@ -115,6 +115,16 @@ class Task(ABC):
         """Facts about the training rows that encoding or the model needs, such as the labels."""
         return {}
 
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:  # noqa: ARG002
+        """Add what only those training rows have that are held out, such as a rare label.
+
+        Args:
+            facts: What `survey` found in the others.
+            held_out: A share of the rows of the training files. Files that the run names for
+                validation have to do with what training has.
+        """
+        return facts
+
     def adopt(self, facts: dict[str, Any]) -> None:  # noqa: B027 - most tasks need none
         """Remember the facts that `survey` found."""
 

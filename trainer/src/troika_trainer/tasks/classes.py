@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from typing_extensions import override
 
+from troika_api.v1alpha1.method import Loss
 from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.errors import DataError
 from troika_trainer.report import (
@@ -47,10 +48,15 @@ class ClassTask(FinetuneTask):
         return class_facts(Counter(row.label(column) for row in rows), column)
 
     @override
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
+        column = self.spec.data.columns.label
+        return with_more_classes(facts, (row.label(column) for row in held_out))
+
+    @override
     def adopt(self, facts: dict[str, Any]) -> None:
         self.names = list(facts["labels"])
         self._numbers = {name: number for number, name in enumerate(self.names)}
-        self._weighing = Weighing(self.spec.loss, class_counts(facts))
+        self._weighing = class_weighing(self.spec.loss, facts)
 
     def class_of(self, row: Row) -> Array:
         """The number of a row's class.
@@ -160,9 +166,25 @@ def class_facts(counts: Mapping[str, int], column: str) -> dict[str, Any]:
     return {"labels": labels, "counts": [counts[name] for name in labels]}
 
 
+def with_more_classes(facts: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """`class_facts` with these classes too, which no training row is of where they are new."""
+    counts = class_counts(facts)
+    labels = sorted({*counts, *names}, key=natural)
+    return {**facts, "labels": labels, "counts": [counts.get(name, 0) for name in labels]}
+
+
 def class_counts(facts: dict[str, Any]) -> dict[str, int]:
     """Training rows of each class, out of `class_facts`."""
     return dict(zip(facts["labels"], facts["counts"], strict=True))
+
+
+def class_weighing(spec: Loss, facts: dict[str, Any]) -> Weighing:
+    """The loss that a run asks for, where a class may have no training rows: it counts as one."""
+    counts = class_counts(facts)
+    if spec.class_weighting == "Balanced":
+        balanced = {name: 1.0 / max(count, 1) for name, count in counts.items()}
+        spec = spec.model_copy(update={"class_weighting": None, "class_weights": balanced})
+    return Weighing(spec, counts)
 
 
 def class_scores(loss: float, report: ClassificationReport) -> dict[str, float]:

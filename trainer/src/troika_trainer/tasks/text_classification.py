@@ -1,5 +1,6 @@
 """TextClassification: one class for a text or a pair of texts, or any number of them."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -24,16 +25,16 @@ from troika_trainer.shards import Array, ColumnType, Example, Store
 
 from .base import Measured, while_measuring
 from .classes import (
-    class_counts,
     class_facts,
     class_predictions,
     class_scores,
+    class_weighing,
     classes_of,
     numbered_labels,
+    with_more_classes,
     worst_classes,
 )
 from .texts import Texts, TextTask, ValuedTexts
-from .weighing import Weighing
 
 
 class ManyLabelled(Texts):
@@ -84,9 +85,14 @@ class TextClassification(TextTask):
         return {**class_facts(found, self._column), "many": many}
 
     @override
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
+        rows = (self._labels(row, many=facts["many"]) for row in held_out)
+        return with_more_classes(facts, itertools.chain.from_iterable(rows))
+
+    @override
     def adopt(self, facts: dict[str, Any]) -> None:
         self.names, self.many = list(facts["labels"]), bool(facts["many"])
-        self._weighing = Weighing(self.spec.loss, class_counts(facts))
+        self._weighing = class_weighing(self.spec.loss, facts)
 
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:

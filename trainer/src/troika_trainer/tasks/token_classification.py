@@ -75,7 +75,7 @@ class TokenClassification(TextTask):
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
-        types = {tag[2:] for row in rows for tag in self._sentence(row)[1] if tag != OUTSIDE}
+        types = self._types(rows)
         if not types:
             raise DataError(
                 f"no row of the training split has an entity in column {self._tags!r}: "
@@ -83,6 +83,13 @@ class TokenClassification(TextTask):
                 "check data.columns.tags",
             )
         return {"types": sorted(types)}
+
+    @override
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
+        return {"types": sorted({*facts["types"], *self._types(held_out)})}
+
+    def _types(self, rows: Iterator[Row]) -> set[str]:
+        return {tag[2:] for row in rows for tag in self._sentence(row)[1] if tag != OUTSIDE}
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:

@@ -16,19 +16,25 @@ from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModelForAudioClassification,
+    AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
     ViTConfig,
     ViTModel,
+    YolosForObjectDetection,
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from support.real_data import head, real_data
-from support.senses import TINY_VIT, chosen, run_of, sound_model, training
-from support.tiny_models import encoder_decoder, read_rows
-from support.tiny_tasks import tiny_model
+from support.senses import TINY_VIT, chosen, detection_model, run_of, sound_model, training
+from support.tiny_models import causal_model, encoder_decoder, read_rows
+from support.tiny_tasks import tiny_model, write_rows
 from support.trainer_runs import Recorder, merged, train_here
 from troika_trainer.errors import ConfigError
 
@@ -50,9 +56,25 @@ def vit(folder: Path) -> Path:
     return folder
 
 
-def tagger(folder: Path) -> Path:
-    rows = read_rows(real_data("ner") / "ner" / "train.jsonl")[:TRAIN]
-    return tiny_model(folder, [" ".join(row["tokens"]) for row in rows], num_hidden_layers=1)
+def detector(folder: Path) -> Path:
+    """The body alone: the head is for other classes."""
+    YolosForObjectDetection.from_pretrained(detection_model(folder)).vit.save_pretrained(folder)
+    return folder
+
+
+def encoder(*path: str) -> Callable[[Path], Path]:
+    """A BERT of one layer that has read what the rows of a set have in them."""
+
+    def make(folder: Path) -> Path:
+        rows = read_rows(real_data(path[0]).joinpath(*path) / "train.jsonl")[:TRAIN]
+        return tiny_model(folder, map(json.dumps, rows), num_hidden_layers=1)
+
+    return make
+
+
+def talker(folder: Path) -> Path:
+    rows = read_rows(real_data("preference") / "preference" / "train.jsonl")[:TRAIN]
+    return causal_model(folder, [json.dumps(row) for row in rows], vocabulary=400)
 
 
 def translator(folder: Path) -> Path:
@@ -61,7 +83,7 @@ def translator(folder: Path) -> Path:
     return encoder_decoder(folder, texts, vocabulary=400)
 
 
-def lines(*path: str) -> Callable[[Path], dict[str, Any]]:
+def lines(*path: str, **more: Any) -> Callable[[Path], dict[str, Any]]:
     """The first rows of a set that is one JSONL file a split."""
 
     def make(folder: Path) -> dict[str, Any]:
@@ -70,9 +92,19 @@ def lines(*path: str) -> Callable[[Path], dict[str, Any]]:
             split: {"uri": str(head(source / f"{split}.jsonl", folder / f"{split}.jsonl", rows))}
             for split, rows in (("train", TRAIN), ("validation", HELD_OUT))
         }
-        return {**found, "maxLength": 64}
+        return {**found, "maxLength": 64, **more}
 
     return make
+
+
+def lengths(folder: Path) -> dict[str, Any]:
+    """A name, and as a number how many letters it has."""
+    made = lines("translation", "de")(folder)
+    for split in ("train", "validation"):
+        path = folder / f"{split}.jsonl"
+        names = [row["source"] for row in read_rows(path)]
+        write_rows(path, ({"text": name, "label": len(name)} for name in names))
+    return made
 
 
 def files(name: str, **more: Any) -> Callable[[Path], dict[str, Any]]:
@@ -108,6 +140,8 @@ class Kind:
     """Anything that its models take."""
     targets: list[str] | None = None
     """Where the adapter goes; None where peft knows it of the architecture."""
+    has_head: bool = True
+    """Whether there is more above the body than its output over the vocabulary."""
 
 
 def ids() -> torch.Tensor:
@@ -121,7 +155,7 @@ def noise(*shape: int) -> torch.Tensor:
 KINDS = [
     Kind(
         "TokenClassification",
-        tagger,
+        encoder("ner"),
         lines("ner"),
         AutoModelForTokenClassification,
         lambda: {"input_ids": ids()},
@@ -132,6 +166,44 @@ KINDS = [
         lines("translation", "de"),
         AutoModelForSeq2SeqLM,
         lambda: {"input_ids": ids(), "decoder_input_ids": ids()},
+        has_head=False,
+    ),
+    Kind(
+        "Chat",
+        talker,
+        lines("instructions", "prompt_completion"),
+        AutoModelForCausalLM,
+        lambda: {"input_ids": ids()},
+        has_head=False,
+    ),
+    Kind(
+        "Preference",
+        talker,
+        lines("preference"),
+        AutoModelForCausalLM,
+        lambda: {"input_ids": ids()},
+        has_head=False,
+    ),
+    Kind(
+        "QuestionAnswering",
+        encoder("questions"),
+        lines("questions", maxLength=128),
+        AutoModelForQuestionAnswering,
+        lambda: {"input_ids": ids()},
+    ),
+    Kind(
+        "Regression",
+        encoder("translation", "de"),
+        lengths,
+        AutoModelForSequenceClassification,
+        lambda: {"input_ids": ids()},
+    ),
+    Kind(
+        "Ranking",
+        encoder("ranking"),
+        lines("ranking"),
+        AutoModelForSequenceClassification,
+        lambda: {"input_ids": ids()},
     ),
     Kind(
         "ImageClassification",
@@ -146,6 +218,22 @@ KINDS = [
         sound_model,
         files("speech", columns={"audio": "file_name"}, maxSeconds=1.0),
         AutoModelForAudioClassification,
+        lambda: {"input_values": noise(2, 8000)},
+        ALL_LINEAR,
+    ),
+    Kind(
+        "ObjectDetection",
+        detector,
+        files("boxes", columns={"image": "file_name"}),
+        AutoModelForObjectDetection,
+        lambda: {"pixel_values": noise(2, 3, 48, 48)},
+        ALL_LINEAR,
+    ),
+    Kind(
+        "SpeechRecognition",
+        sound_model,
+        files("speech", columns={"audio": "file_name"}),
+        AutoModelForCTC,
         lambda: {"input_values": noise(2, 8000)},
         ALL_LINEAR,
     ),
@@ -182,8 +270,8 @@ def falls(recorder: Recorder) -> bool:
 
 @torch.no_grad()
 def logits(kind: Kind, model: Any) -> torch.Tensor:
-    found: torch.Tensor = model.eval()(**kind.inputs()).logits
-    return found
+    made = model.eval()(**kind.inputs())
+    return made.logits if "logits" in made else torch.stack([made.start_logits, made.end_logits])
 
 
 def whole(kind: Kind, exported: Path) -> PreTrainedModel:
@@ -239,7 +327,7 @@ def test_an_adapter_learns_and_is_the_same_model_beside_its_base_and_merged_into
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind.task != "Seq2Seq"], ids=lambda kind: kind.task
+    "kind", [kind for kind in KINDS if kind.has_head], ids=lambda kind: kind.task
 )
 def test_frozen_trains_a_head_and_leaves_the_body_bit_for_bit(tmp_path: Path, kind: Kind) -> None:
     start = kind.start(tmp_path / "start")
@@ -251,8 +339,13 @@ def test_frozen_trains_a_head_and_leaves_the_body_bit_for_bit(tmp_path: Path, ki
     assert all(torch.equal(weights[name], weight) for name, weight in known.items())
 
 
-def test_frozen_is_refused_where_only_the_vocabulary_is_above_the_body(tmp_path: Path) -> None:
-    kind = next(kind for kind in KINDS if kind.task == "Seq2Seq")
-    with pytest.raises(ConfigError, match="T5ForConditionalGeneration has none") as refused:
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if not kind.has_head], ids=lambda kind: kind.task
+)
+def test_frozen_is_refused_where_only_the_vocabulary_is_above_the_body(
+    tmp_path: Path, kind: Kind
+) -> None:
+    model = "T5ForConditionalGeneration" if kind.task == "Seq2Seq" else "GPT2LMHeadModel"
+    with pytest.raises(ConfigError, match=f"{model} has none") as refused:
         adapt(kind, tmp_path / "frozen", kind.start(tmp_path / "start"), type="Frozen")
     assert refused.value.remedy == "use method LoRA or Full"

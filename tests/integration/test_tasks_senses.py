@@ -9,7 +9,18 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from transformers import AutoModelForCTC, AutoProcessor, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForCTC,
+    AutoProcessor,
+    ConvNextConfig,
+    PretrainedConfig,
+    ResNetConfig,
+    pipeline,
+)
+from transformers.models.convnext.image_processing_pil_convnext import (
+    ConvNextImageProcessorPil,
+)
 
 from support.real_data import real_data
 from support.senses import (
@@ -98,6 +109,36 @@ def test_images_are_pretrained_from_scratch_and_the_encoder_learns_to_tell_digit
         image = Image.open(data / "digits" / "test" / row["file_name"])
         right += classify(image, top_k=1)[0]["label"] == str(row["label"])
     assert right > 6, "the exported model and processor know less than the report says"
+
+
+SMALL: list[PretrainedConfig] = [
+    ConvNextConfig(num_stages=2, depths=[1, 1], hidden_sizes=[16, 32]),
+    ResNetConfig(embedding_size=16, depths=[1, 1], hidden_sizes=[32, 64], layer_type="basic"),
+]
+
+
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: config.model_type)
+def test_convolutions_learn_from_images_that_their_processor_crops_by_itself(
+    data: Path, tmp_path: Path, config: PretrainedConfig
+) -> None:
+    torch.manual_seed(5)
+    build: Any = AutoModel.from_config
+    build(config).save_pretrained(tmp_path / "fresh")
+    ConvNextImageProcessorPil(size={"shortest_edge": 32}).save_pretrained(tmp_path / "fresh")
+    digits = data / "digits"
+    finetune(
+        tmp_path / "digits",
+        "ImageClassification",
+        model={"path": str(tmp_path / "fresh")},
+        data={
+            split: {"uri": chosen(digits / split, tmp_path / f"{split}.jsonl", dict, most=most)}
+            for split, most in (("train", 480), ("validation", 100))
+        }
+        | {"columns": {"image": "file_name"}},
+        training=training(epochs=2),
+    )
+    scores = report_of(tmp_path / "digits")["evaluation"]["metrics"]
+    assert scores["accuracy"] > 0.3, "the most frequent of ten digits is right in one of ten cases"
 
 
 def test_objects_are_found(data: Path, tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 
+from support.senses import sound_model
 from support.trainer_runs import TINY_BERT, TINY_GPT, finetune_run
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.errors import ConfigError
@@ -125,6 +128,33 @@ def test_qlora_without_a_gpu_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"QLoRA needs a CUDA GPU") as failure:
         check_machine(run_with(tmp_path, type="QLoRA"))
     assert "LoRA" in str(failure.value.remedy)
+
+
+def test_an_adapter_on_sound_is_saved_with_the_head_of_another_vocabulary(tmp_path: Path) -> None:
+    start = sound_model(tmp_path / "start")
+    model, info = AutoModelForCTC.from_pretrained(start, vocab_size=7, output_loading_info=True)
+    run = run_with(tmp_path, type="LoRA", targets=["all-linear"])
+    built = Built(model, frozenset(info["missing_keys"]))
+    adapter = apply_method(run, built, pipeline_tag="automatic-speech-recognition")
+    assert adapter is not None
+    adapter.save_pretrained(tmp_path / "made")
+    saved = load_file(tmp_path / "made" / "adapter_model.safetensors")
+    whole = {name: weight.shape for name, weight in saved.items() if "lora_" not in name}
+    head = "base_model.model.lm_head"
+    assert whole.keys() >= {f"{head}.weight", f"{head}.bias"}
+    assert whole[f"{head}.weight"][0] == 7
+
+
+def test_an_adapter_is_saved_with_the_embeddings_of_a_vocabulary_that_grew(tmp_path: Path) -> None:
+    model, start, made = gpt(), tmp_path / "start", tmp_path / "made"
+    model.save_pretrained(start)
+    model.name_or_path = str(start)
+    grown = model.resize_token_embeddings(104)
+    adapter = applied(tmp_path, model, type="LoRA", rank=2)
+    assert adapter is not None
+    adapter.save_pretrained(made)
+    saved = load_file(made / "adapter_model.safetensors")
+    assert torch.equal(saved["base_model.model.transformer.wte.weight"], grown.weight)
 
 
 def test_an_adapter_is_no_model_to_start_from(tmp_path: Path) -> None:

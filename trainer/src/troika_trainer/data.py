@@ -140,6 +140,8 @@ def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive)
         DataError: a row is bad, or a split is empty.
     """
     facts = task.survey(counted(sources.rows("train"), alive))
+    if not sources.validation:  # the hash chose these rows, not the user
+        facts = task.widen(facts, counted(sources.rows("validation"), alive))
     task.adopt(facts)
     portions = [
         Portion(split, portion, directory / f"{split}-{number:05}")

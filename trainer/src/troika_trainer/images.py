@@ -31,6 +31,8 @@ from .runfile import Run
 from .shards import ColumnType, Example, Store
 
 Pixels = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+"""Height and width, in pixels."""
 
 CHANNELS = 3
 THUMBNAIL = 96
@@ -135,27 +137,24 @@ def sized(processor: Any, image: Image.Image) -> Pixels:
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def fixed_size(processor: Any) -> tuple[int, int] | None:
-    """Height and width of all that the processor gives, or None where they differ."""
-    cropped = getattr(processor, "do_center_crop", False)
-    size = getattr(processor, "crop_size", None) if cropped else processor.size
-    if not size or not size.get("height") or not size.get("width"):
-        return None
-    return int(size["height"]), int(size["width"])
+def require_one_size(pixels: Pixels, wanted: Size, row: Row) -> None:
+    """What makes batches of one size must get images of one size.
 
-
-def require_one_size(pixels: Pixels, processor: Any, row: Row) -> None:
-    """Models that take one size only must get it.
+    Args:
+        pixels: The image after the processor, shape [channels, height, width].
+        wanted: What the processor made of the first image. Only it knows: what it calls a size may
+            be a side, or an area to crop from.
+        row: Where the image is from.
 
     Raises:
         DataError: the processor left the image at a size of its own.
     """
-    wanted = fixed_size(processor)
-    if wanted is None or pixels.shape[1:] != wanted:
+    found = pixels.shape[1:]
+    if found != wanted:
         raise row.error(
-            f"the image is {pixels.shape[1]} x {pixels.shape[2]} pixels after the model's image "
-            f"processor; expected {' x '.join(map(str, wanted)) if wanted else 'one fixed size'}: "
-            "give the processor a size with height and width, or a crop_size"
+            f"the image is {found[0]} x {found[1]} pixels after the model's image processor, and "
+            f"the first one of training is {wanted[0]} x {wanted[1]}: give the processor a size "
+            "with height and width, or a crop_size"
         )
 
 

@@ -56,7 +56,10 @@ class Adapter:
         if self.merge:
             self.peft.merge_and_unload().save_pretrained(directory)
             return
-        self.peft.save_pretrained(str(directory))
+        # "auto" saves embeddings too where the vocabulary is another than that of the base. For CTC
+        # that is the head alone, and a model for sound has none that peft could ask for.
+        embeddings: Any = "auto" if _embeds_tokens(self.model) else False
+        self.peft.save_pretrained(str(directory), save_embedding_layers=embeddings)
         # The names of the classes are in the configuration.
         self.model.config.save_pretrained(directory)
 
@@ -126,6 +129,13 @@ def apply_method(run: Run, built: Built, *, pipeline_tag: str) -> Adapter | None
         return None
     assert method.type in ADAPTERS
     return Adapter(model, _adapted(method, model, trained, pipeline_tag), method.merge)
+
+
+def _embeds_tokens(model: PreTrainedModel) -> bool:
+    try:
+        return model.get_input_embeddings() is not None
+    except NotImplementedError:
+        return False
 
 
 def _head(model: PreTrainedModel) -> frozenset[str]:

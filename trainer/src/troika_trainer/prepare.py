@@ -55,7 +55,7 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
         ConfigError: there is no usable preprocessor.
     """
     kind = task_class(run)
-    sources = Sources.of(run)
+    sources = Sources.of(run, together=_together(run, kind))
     preprocessor = _preprocessor(run, kind.preprocessing, sources, cache)
     task = kind(run, preprocessor)
     if isinstance(run, PretrainRun) and run.data.streaming:
@@ -77,6 +77,13 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
         lambda kind, facts, fill: cache.once(f"{kind}-{data.fingerprint(key, *facts)}", fill),
     )
     return task, stores
+
+
+def _together(run: Run, kind: type[Task]) -> list[str]:
+    """Columns in which rows that are alike are held out together."""
+    if isinstance(run, PretrainRun):
+        return []
+    return [getattr(run.data.columns, part) for part in kind.held_out_by]
 
 
 def _stream(run: PretrainRun, task: Task, sources: Sources, alive: Alive) -> dict[str, Store]:

@@ -7,7 +7,8 @@ spectrograms, transforms.
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import soundfile
 import torch
 from scipy.signal import resample_poly
-from transformers import AutoFeatureExtractor
+from transformers import AutoConfig, AutoFeatureExtractor, PretrainedConfig, PreTrainedModel
 from typing_extensions import override
 
 from .batch import Integers
@@ -24,12 +25,13 @@ from .errors import ConfigError
 from .loading import cannot_load
 from .preprocessor import Preprocessing
 from .rows import Row
+from .runfile import Run, local_or_hub
 from .shards import ColumnType, Example, Store
 
 Samples = npt.NDArray[np.int16]
 
-SOUND_COLUMNS = {"samples": ColumnType("int16")}
-"""How a clip is stored: mono, at the rate of the feature extractor."""
+SOUND_COLUMNS = {"samples": ColumnType("int16"), "file": ColumnType("uint8")}
+"""How a clip is stored: mono, at the rate of the feature extractor; and the name of its file."""
 
 TOKENS_PER_SECOND = 50
 """A token of sound is 20 ms: the stride of wav2vec 2.0 and its kin."""
@@ -103,6 +105,76 @@ def read_sound(row: Row, column: str, rate: int) -> Samples:
     return at_rate(samples, found, rate)
 
 
+def least_samples(run: Run) -> int:
+    """What the model of a run needs for one frame: what its convolutions over samples see at once.
+
+    1 where it has none.
+
+    Raises:
+        ConfigError: there is no model.
+    """
+    path = local_or_hub(run.model.path or "")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=run.model.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load(
+            "the model", path, error, remedy="name a directory that holds config.json"
+        ) from error
+    least = 1
+    for kernel, stride in reversed(_convolutions(config)):
+        least = (least - 1) * stride + kernel
+    return least
+
+
+def _convolutions(config: PretrainedConfig) -> list[tuple[int, int]]:
+    """Kernel and stride of each layer over the samples."""
+    kernels, strides = (getattr(config, f"conv_{what}", ()) for what in ("kernel", "stride"))
+    return list(zip(kernels, strides, strict=True))
+
+
+def require_a_frame(samples: Samples, least: int, rate: int, row: Row) -> None:
+    """A clip must be long enough to be heard at all.
+
+    Args:
+        samples: Shape [samples].
+        least: As `least_samples`.
+        rate: Samples a second.
+        row: Where the clip is from.
+
+    Raises:
+        DataError: it is not.
+    """
+    if len(samples) < least:
+        raise row.error(
+            f"the clip lasts {len(samples) / rate:.4g} s; the model needs at least "
+            f"{least / rate:.4g} s"
+        )
+
+
+@contextmanager
+def spans_that_fit(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Without SpecAugment for a batch that is no longer than one of the spans that it hides.
+
+    transformers refuses one that is shorter, and to hide all of a clip teaches nothing.
+
+    Args:
+        model: wav2vec 2.0 or its kin; another is left as it is.
+        inputs: What it is to be called with.
+    """
+    if not (model.training and getattr(model.config, "apply_spec_augment", False)):
+        yield
+        return
+    config: Any = model.config
+    frames = inputs[model.main_input_name].shape[1]
+    for kernel, stride in _convolutions(config):
+        frames = (frames - kernel) // stride + 1
+    config.apply_spec_augment = frames > config.mask_time_length
+    try:
+        yield
+    finally:
+        config.apply_spec_augment = True
+
+
 def at_rate(samples: Samples, found: int, wanted: int) -> Samples:
     """Channels mixed to one, and another number of samples a second.
 
@@ -124,9 +196,17 @@ def at_rate(samples: Samples, found: int, wanted: int) -> Samples:
     return whole
 
 
-def stored(samples: Samples) -> Example:
-    """One clip as `SOUND_COLUMNS`."""
-    return {"samples": samples}
+def stored(samples: Samples, row: Row, column: str) -> Example:
+    """One clip as `SOUND_COLUMNS`: what is in a column of a row, or a part of it."""
+    name = file_name(row, column).encode()
+    return {"samples": samples, "file": np.frombuffer(name, dtype=np.uint8)}
+
+
+def file_name(row: Row, column: str) -> str:
+    """The file of a clip as the row has it; the row itself where that holds the sound."""
+    value = row.values[column]
+    path = value.get("path") if isinstance(value, dict) else value
+    return path if isinstance(path, str) and path else f"{row.path}, line {row.line}"
 
 
 class SoundStore:
@@ -134,12 +214,17 @@ class SoundStore:
 
     def __init__(self, store: Store, extractor: Any) -> None:
         self._samples = store["samples"]
+        self._files = store["file"]
         self._extractor = extractor
         self.samples: Integers = self._samples.lengths
         """Samples of each clip, shape [examples]."""
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def file(self, index: int) -> str:
+        """Where a clip is from, for people."""
+        return bytes(self._files[index]).decode()
 
     def tokens(self, indices: Integers) -> Integers:
         """Length of each clip in tokens of 20 ms. Shape [samples]."""

@@ -30,10 +30,17 @@ class Sources:
     test: list[DataFile]
     fraction: float
     """Share of the training rows that is held out."""
+    together: tuple[str, ...] = ()
+    """Columns: rows that are alike in them are held out together, or none of them is. Without any,
+    every row is on its own."""
 
     @classmethod
-    def of(cls, run: Run) -> "Sources":
+    def of(cls, run: Run, *, together: Sequence[str] = ()) -> "Sources":
         """Find the files that the run names.
+
+        Args:
+            run: What is to be trained.
+            together: Columns in which rows that are alike stay on one side.
 
         Raises:
             DataError: one of them is not there.
@@ -44,6 +51,7 @@ class Sources:
             validation=_files(run.data.validation),
             test=_files(test) if test else [],
             fraction=run.data.validation.fraction or 0.0,
+            together=tuple(together),
         )
 
     @property
@@ -93,7 +101,7 @@ class Sources:
         files = [
             [file.identity for file in part] for part in (self.train, self.validation, self.test)
         ]
-        return [*files, self.fraction]
+        return [*files, self.fraction, *self.together]
 
     def _only(self, split: str, files: Sequence[DataFile]) -> "Sources":
         if split == "test":
@@ -103,8 +111,10 @@ class Sources:
         return dataclasses.replace(self, train=list(files))
 
     def _is_held_out(self, row: Row) -> bool:
-        """By a hash of the row: it stays on its side whatever comes or goes around it."""
-        content = json.dumps(row.values, sort_keys=True, default=str).encode()
+        """By a hash of what is in the row: it stays on its side whatever comes or goes around."""
+        # As text, so that a query is the same one in a CSV file and in a file that has numbers.
+        alike = [str(row.value(column)) for column in self.together]
+        content = json.dumps(alike or row.values, sort_keys=True, default=str).encode()
         word = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
         return word < self.fraction * 2.0**64
 

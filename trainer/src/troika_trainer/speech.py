@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -132,11 +132,20 @@ class TranscriptReport:
     words: dict[str, int]
     """Hits, substitutions, deletions and insertions."""
     worst: list[dict[str, Any]]
-    """Clips with the most wrong words: their number, wer, what was said and what was heard."""
+    """Clips with the most wrong words: number in the split from 1, file, wer, what was said and
+    what was heard."""
 
     @classmethod
-    def of(cls, said: Sequence[str], heard: Sequence[str]) -> "TranscriptReport":
-        """Compare word by word."""
+    def of(
+        cls, said: Sequence[str], heard: Sequence[str], file: Callable[[int], str]
+    ) -> "TranscriptReport":
+        """Compare word by word.
+
+        Args:
+            said: Transcript of each clip.
+            heard: What the model made of it.
+            file: Where a clip is from, by its number from 0.
+        """
         counts = jiwer.process_words(list(said), list(heard))
         rates = [jiwer.wer(a, b) for a, b in zip(said, heard, strict=True)]
         worst = sorted(range(len(rates)), key=lambda index: -rates[index])[:WORST]
@@ -148,7 +157,13 @@ class TranscriptReport:
                 "insertions": counts.insertions,
             },
             worst=[
-                {"row": index, "wer": rates[index], "said": said[index], "heard": heard[index]}
+                {
+                    "row": index + 1,
+                    "file": file(index),
+                    "wer": rates[index],
+                    "said": said[index],
+                    "heard": heard[index],
+                }
                 for index in worst
                 if rates[index] > 0
             ],
@@ -169,7 +184,8 @@ class TranscriptReport:
         lines += ["", "worst clips"]
         for clip in self.worst:
             lines += [
-                f"{clip['wer']:5.2f}  said   {clip['said']}",
+                f"{clip['wer']:5.2f}  file   {clip['file']}",
+                f"       said   {clip['said']}",
                 f"       heard  {clip['heard']}",
             ]
         return "\n".join(lines) + "\n"

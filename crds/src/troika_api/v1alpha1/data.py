@@ -49,7 +49,8 @@ class ValidationSource(CamelModel):
     format: FileFormat = FileFormat.AUTO
     """File format."""
     fraction: Annotated[float, Field(gt=0.0, le=0.5)] | None = None
-    """Share of the training rows to hold out, chosen by a hash of the row: it never moves."""
+    """Share of the training rows to hold out, chosen by a hash of the row: it never moves. Ranking
+    holds out whole queries and QuestionAnswering whole contexts, by a hash of theirs."""
 
 
 class DataCache(CamelModel):

@@ -9,11 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from transformers import ViTConfig
+from transformers.models.convnext.image_processing_pil_convnext import (
+    ConvNextImageProcessorPil,
+)
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from support.senses import TINY_MAE, TINY_VIT, run_of, training
 from troika_api.v1alpha1.run import RUN
-from troika_trainer.errors import DataError
+from troika_trainer.errors import ConfigError, DataError
 from troika_trainer.images import (
     ImageStore,
     normalised,
@@ -23,8 +26,10 @@ from troika_trainer.images import (
     sized,
     stored,
 )
+from troika_trainer.model import build_model
 from troika_trainer.rows import Row
 from troika_trainer.shards import Store, Writer
+from troika_trainer.tasks.image_classification import ImageClassification
 from troika_trainer.tasks.masked_image import MaskedImage, hidden_patches
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
@@ -102,12 +107,76 @@ def test_what_is_no_image_is_refused_with_file_line_and_column(
     assert f"{path}, line 3, column 'image'" in str(caught.value)
 
 
-def test_a_processor_that_leaves_sizes_as_they_are_is_refused_where_one_is_needed() -> None:
-    loose = ViTImageProcessorPil(size={"shortest_edge": 16})
-    row = Row({}, "rows.jsonl", 1)
-    require_one_size(np.zeros((3, 16, 16), np.uint8), PROCESSOR, row)
-    with pytest.raises(DataError, match="expected one fixed size"):
-        require_one_size(np.zeros((3, 16, 20), np.uint8), loose, row)
+def test_an_image_of_another_size_than_the_first_is_refused() -> None:
+    row = Row({}, "rows.jsonl", 7)
+    require_one_size(np.zeros((3, 16, 12), np.uint8), (16, 12), row)
+    with pytest.raises(
+        DataError, match=r"line 7, the image is 16 x 20 .* training is 16 x 12: give"
+    ):
+        require_one_size(np.zeros((3, 16, 20), np.uint8), (16, 12), row)
+
+
+def classifier(folder: Path, processor: Any) -> ImageClassification:
+    run = run_of(
+        folder,
+        kind="FinetuneJob",
+        task="ImageClassification",
+        model={"path": "/model"},
+        data={"train": {"uri": "/x.jsonl"}},
+        training=training(steps=1),
+    )
+    return ImageClassification(RUN.validate_python(run), processor)
+
+
+def photos(folder: Path, *sizes: tuple[int, int]) -> list[Row]:
+    """Images of these heights and widths, of two classes."""
+    rows = []
+    for number, size in enumerate(sizes):
+        noise(*size).save(folder / f"{number}.png")
+        values = {"image": f"{number}.png", "label": number % 2}
+        rows.append(Row(values, str(folder / "rows.jsonl"), number + 1))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        # As ResNet and ConvNeXt bring it: one number that is neither height nor width, and a crop
+        # of which the fields do not tell.
+        ConvNextImageProcessorPil(size={"shortest_edge": 28}, crop_pct=0.875),
+        ConvNextImageProcessorPil(size={"shortest_edge": 384}),
+        ViTImageProcessorPil(size={"height": 16, "width": 12}),
+    ],
+    ids=["crop", "warp", "fixed"],
+)
+def test_the_size_is_what_the_processor_makes(tmp_path: Path, processor: Any) -> None:
+    task = classifier(tmp_path, processor)
+    rows = photos(tmp_path, (30, 60), (60, 30), (40, 40))
+    task.adopt(task.survey(iter(rows)))
+    sizes = [tuple(example["size"]) for example in task.encode(rows)]
+    assert sizes == [task.size] * 3
+
+
+def test_images_of_one_shape_need_no_crop_and_another_shape_is_named(tmp_path: Path) -> None:
+    task = classifier(tmp_path, ViTImageProcessorPil(size={"shortest_edge": 16}))
+    rows = photos(tmp_path, (20, 20), (40, 40), (20, 40))
+    task.adopt(task.survey(iter(rows)))
+    assert len(list(task.encode(rows[:2]))) == 2
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 3, the image is 16 x 32 pixels"):
+        list(task.encode(rows))
+
+
+def test_images_that_a_model_has_no_places_for_are_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    task = masked_task(TINY_VIT)
+    model = build_model(task.run, task)
+    task.preprocessor = ViTImageProcessorPil(size={"shortest_edge": 16})
+    task.adopt(task.survey(iter(photos(tmp_path, (20, 20)))))
+    task.attach(model)
+    task.adopt(task.survey(iter(photos(tmp_path, (20, 40)))))
+    with pytest.raises(ConfigError, match=r"images of 16 x 16 pixels, .* makes them 16 x 32"):
+        task.attach(model)
 
 
 def test_images_of_different_sizes_are_padded_and_their_place_is_known(tmp_path: Path) -> None:

@@ -10,16 +10,25 @@ import jiwer
 import numpy as np
 import pytest
 import torch
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import (
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
 from typing_extensions import override
 
-from support.senses import RATE, run_of, training
+from support.senses import RATE, extractor, run_of, sound_model, training
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.batch import IGNORED, Batch
 from troika_trainer.errors import DataError
+from troika_trainer.model import build_model
 from troika_trainer.rows import Row
-from troika_trainer.sounds import at_rate, extract, read_sound
+from troika_trainer.shards import Store, Writer
+from troika_trainer.sounds import at_rate, extract, file_name, read_sound
 from troika_trainer.speech import TranscriptReport, character_tokenizer, transcript_of
+from troika_trainer.tasks.audio_classification import AudioClassification
+from troika_trainer.tasks.base import FinetuneTask
 from troika_trainer.tasks.speech_recognition import SpeechRecognition
 
 
@@ -90,6 +99,102 @@ def test_what_is_no_sound_is_refused(content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         read_sound(Row({"audio": content}, "rows.parquet", 7), "audio", RATE)
     assert "rows.parquet, line 7, column 'audio'" in str(caught.value)
+
+
+def on_clips(folder: Path, task: str, **changes: Any) -> FinetuneTask:
+    """A task on a fresh model of frames of 20 ms, of which one takes 420 samples."""
+    start = sound_model(folder / "start", **changes)
+    fields = run_of(
+        folder,
+        kind="FinetuneJob",
+        task=task,
+        model={"path": str(start)},
+        data={"train": {"uri": "/x.jsonl"}},
+        training=training(steps=1),
+    )
+    run = RUN.validate_python(fields)
+    if task == "SpeechRecognition":
+        build: Any = Wav2Vec2Processor
+        return SpeechRecognition(run, build(extractor(), character_tokenizer(iter(["no"]))))
+    made = AudioClassification(run, extractor())
+    made.adopt({"labels": ["no", "yes"], "counts": [1, 1]})
+    return made
+
+
+def clip(number_of_samples: int, line: int) -> Row:
+    sound = wav(tone(440, RATE)[:number_of_samples], RATE)
+    values = {"audio": {"bytes": sound, "path": f"{line}.wav"}, "label": "no", "transcript": "n"}
+    return Row(values, "rows.parquet", line)
+
+
+on_sound = pytest.mark.parametrize("kind", ["AudioClassification", "SpeechRecognition"])
+
+
+@on_sound
+def test_a_clip_that_is_shorter_than_a_frame_is_refused_by_row(tmp_path: Path, kind: str) -> None:
+    task = on_clips(tmp_path, kind)
+    made = list(task.encode([clip(420, 1)]))
+    assert [len(example["samples"]) for example in made] == [420]
+    with pytest.raises(DataError) as caught:
+        list(task.encode([clip(420, 1), clip(192, 2)]))
+    assert str(caught.value) == (
+        "rows.parquet, line 2, the clip lasts 0.012 s; the model needs at least 0.02625 s"
+    )
+
+
+@on_sound
+def test_the_shortest_clips_can_be_learnt_from(tmp_path: Path, kind: str) -> None:
+    """SpecAugment as transformers has it: spans of ten frames, which are longer than these."""
+    task = on_clips(tmp_path, kind, **SPECAUGMENT)
+    assert finite_loss(task, tmp_path, [420, 420])
+    assert finite_loss(task, tmp_path, [420, 3000])
+
+
+def finite_loss(task: FinetuneTask, folder: Path, samples: list[int]) -> bool:
+    model, batch = learning(task, folder, samples)
+    loss, _ = task.forward(model, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return bool(loss.isfinite()) and loss.item() > 0
+
+
+@on_sound
+def test_clips_that_are_long_enough_are_masked_as_before(tmp_path: Path, kind: str) -> None:
+    task = on_clips(tmp_path, kind, **SPECAUGMENT)
+    for samples, changes in (([3300, 3300], False), ([6500, 6500], True)):  # 10 and 20 frames
+        model, batch = learning(task, tmp_path, samples)
+        losses = set()
+        for seed in range(8):
+            np.random.seed(seed)  # noqa: NPY002 - transformers draws with it
+            losses.add(task.forward(model, batch)[0].item())
+        assert (len(losses) > 1) is changes
+        assert model.config.apply_spec_augment, "for the next batch, and for who takes the model on"
+
+
+SPECAUGMENT = {
+    name: getattr(Wav2Vec2Config(), name) for name in ("mask_time_prob", "mask_time_length")
+}
+
+
+def learning(task: FinetuneTask, folder: Path, samples: list[int]) -> tuple[PreTrainedModel, Batch]:
+    writer = Writer(folder / "-".join(map(str, samples)), task.columns)
+    writer.add(task.encode([clip(number, line) for line, number in enumerate(samples, start=1)]))
+    writer.close({"split": "train"})
+    examples = task.examples(Store(folder / "-".join(map(str, samples))))
+    model = build_model(task.run, task)
+    task.attach(model)
+    indices = np.arange(len(samples))
+    return model.train(), examples.batch(indices, np.zeros_like(indices))
+
+
+def test_a_report_names_the_file_of_a_clip() -> None:
+    rows: list[dict[str, Any]] = [
+        {"audio": "clips/a.wav"},
+        {"audio": {"bytes": b"x", "path": "b.wav"}},
+        {"audio": {"bytes": b"x", "path": None}},
+        {"audio": b"x"},
+    ]
+    found = [file_name(Row(row, "d/rows.parquet", 7), "audio") for row in rows]
+    assert found == ["clips/a.wav", "b.wav", "d/rows.parquet, line 7", "d/rows.parquet, line 7"]
 
 
 def test_clips_of_a_batch_are_padded_and_masked() -> None:
@@ -165,8 +270,9 @@ def test_a_vocabulary_of_the_wrong_case_is_noticed() -> None:
 
 def test_the_report_counts_words_and_shows_the_worst_clips_first() -> None:
     said, heard = ["go on", "stop", "yes no"], ["go on", "top", "yes"]
-    report = TranscriptReport.of(said, heard)
+    report = TranscriptReport.of(said, heard, "abc".__getitem__)
     assert report.words == {"hits": 3, "substitutions": 1, "deletions": 1, "insertions": 0}
-    assert [clip["row"] for clip in report.worst] == [1, 2]
+    assert [(clip["row"], clip["file"]) for clip in report.worst] == [(2, "b"), (3, "c")]
+    assert "file   b" in report.as_text()
     assert "heard  top" in report.as_text()
     assert jiwer.wer(said, heard) == pytest.approx(2 / 5)

@@ -1,6 +1,7 @@
 """AudioClassification: one class for a clip (wav2vec 2.0, HuBERT, WavLM, AST, ...)."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import torch
 from transformers import AutoModelForAudioClassification, PreTrainedModel
@@ -8,6 +9,7 @@ from typing_extensions import override
 
 from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.flops import FlopCounter
+from troika_trainer.report import Mistake
 from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 from troika_trainer.sounds import (
@@ -15,11 +17,15 @@ from troika_trainer.sounds import (
     SOUND_COLUMNS,
     Sounds,
     SoundStore,
+    least_samples,
     read_sound,
+    require_a_frame,
+    spans_that_fit,
     stored,
 )
 
-from .classes import LABEL_COLUMN, ClassTask, labels_of
+from .base import Measured
+from .classes import LABEL_COLUMN, ClassTask, labels_of, worst_classes
 
 
 class LabelledSounds:
@@ -32,6 +38,10 @@ class LabelledSounds:
 
     def __len__(self) -> int:
         return len(self._sounds)
+
+    def file(self, index: int) -> str:
+        """Where a clip is from."""
+        return self._sounds.file(index)
 
     def lengths(self, indices: Integers) -> Integers:
         """Tokens of 20 ms of each clip. Shape [samples]."""
@@ -66,9 +76,15 @@ class AudioClassification(ClassTask):
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         rate = self.preprocessor.sampling_rate
         longest = int((self.spec.data.max_seconds or DEFAULT_MAX_SECONDS) * rate)
+        column = self.spec.data.columns.audio
         for row in rows:
-            samples = read_sound(row, self.spec.data.columns.audio, rate)
-            yield {**stored(samples[:longest]), "label": self.class_of(row)}
+            samples = read_sound(row, column, rate)[:longest]
+            require_a_frame(samples, self._least, rate, row)
+            yield {**stored(samples, row, column), "label": self.class_of(row)}
+
+    @cached_property
+    def _least(self) -> int:
+        return least_samples(self.run)
 
     @override
     def attach(self, model: PreTrainedModel) -> None:
@@ -86,6 +102,16 @@ class AudioClassification(ClassTask):
     @override
     def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
         return batch.inputs
+
+    @override
+    def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        with spans_that_fit(model, batch.inputs):
+            return super().forward(model, batch)
+
+    @override
+    def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
+        assert isinstance(examples, LabelledSounds)
+        return worst_classes(measured, examples.labels, self.names, examples.file)
 
     @override
     def flop_counter(self, model: PreTrainedModel) -> FlopCounter | None:

@@ -73,6 +73,10 @@ class Task(ABC):
     one_prediction_each: ClassVar[bool] = False
     """Whether every example is one prediction: then the examples of a step may be of one length."""
 
+    held_out_by: ClassVar[tuple[str, ...]] = ()
+    """Parts that columns play, as `data.columns` names them: where a share of the rows is held out,
+    rows that are alike in these stay on one side. None where rows have nothing in common."""
+
     dropout: ClassVar[float | None] = None
     """Dropout where the run says nothing. None: what the model's configuration says."""
 
@@ -110,6 +114,16 @@ class Task(ABC):
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:  # noqa: ARG002
         """Facts about the training rows that encoding or the model needs, such as the labels."""
         return {}
+
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:  # noqa: ARG002
+        """Add what only those training rows have that are held out, such as a rare label.
+
+        Args:
+            facts: What `survey` found in the others.
+            held_out: A share of the rows of the training files. Files that the run names for
+                validation have to do with what training has.
+        """
+        return facts
 
     def adopt(self, facts: dict[str, Any]) -> None:  # noqa: B027 - most tasks need none
         """Remember the facts that `survey` found."""

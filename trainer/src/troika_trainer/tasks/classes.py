@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ class ClassTask(FinetuneTask):
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
         column = self.spec.data.columns.label
         return class_facts(Counter(row.label(column) for row in rows), column)
+
+    @override
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
+        column = self.spec.data.columns.label
+        return with_more_classes(facts, (row.label(column) for row in held_out))
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
@@ -158,6 +163,13 @@ def class_facts(counts: Mapping[str, int], column: str) -> dict[str, Any]:
         )
     labels = sorted(counts, key=natural)
     return {"labels": labels, "counts": [counts[name] for name in labels]}
+
+
+def with_more_classes(facts: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """`class_facts` with these classes too, which no training row is of where they are new."""
+    counts = class_counts(facts)
+    labels = sorted({*counts, *names}, key=natural)
+    return {**facts, "labels": labels, "counts": [counts.get(name, 0) for name in labels]}
 
 
 def class_counts(facts: dict[str, Any]) -> dict[str, int]:

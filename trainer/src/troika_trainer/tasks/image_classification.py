@@ -1,6 +1,7 @@
 """ImageClassification: one class for an image (ViT, Swin, ConvNeXt, ResNet, ...)."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from troika_trainer.images import (
     IMAGE_COLUMNS,
     Images,
     ImageStore,
+    Pixels,
+    Size,
     normalised,
     patch_flops,
     patches,
@@ -90,6 +93,8 @@ class ImageClassification(ClassTask):
     pipeline_tag = "image-classification"
     one_prediction_each = True
     preprocessing = Images()
+    size: Size
+    """Of all images after the processor."""
 
     @property
     @override
@@ -97,12 +102,26 @@ class ImageClassification(ClassTask):
         return {**IMAGE_COLUMNS, **LABEL_COLUMN}
 
     @override
+    def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
+        first = list(itertools.islice(rows, 1))
+        facts = super().survey(itertools.chain(first, rows))
+        return {**facts, "size": self._pixels(first[0]).shape[1:]}
+
+    @override
+    def adopt(self, facts: dict[str, Any]) -> None:
+        super().adopt(facts)
+        height, width = facts["size"]
+        self.size = (height, width)
+
+    @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
-        column = self.spec.data.columns.image
         for row in rows:
-            pixels = sized(self.preprocessor, read_image(row, column))
-            require_one_size(pixels, self.preprocessor, row)
+            pixels = self._pixels(row)
+            require_one_size(pixels, self.size, row)
             yield {**stored(pixels), "label": self.class_of(row)}
+
+    def _pixels(self, row: Row) -> Pixels:
+        return sized(self.preprocessor, read_image(row, self.spec.data.columns.image))
 
     @override
     def attach(self, model: PreTrainedModel) -> None:

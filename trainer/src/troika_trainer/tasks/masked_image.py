@@ -1,7 +1,7 @@
 """MaskedImage: reconstruct the patches that were hidden (MAE; SimMIM for ViT, Swin, FocalNet)."""
 
 from collections import ChainMap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from troika_trainer.images import (
     IMAGE_COLUMNS,
     Images,
     ImageStore,
+    Pixels,
+    Size,
     normalised,
     patches,
     read_image,
@@ -118,6 +120,8 @@ class MaskedImage(Task):
     pipeline_tag = "image-feature-extraction"
     preprocessing = Images()
     config: PretrainedConfig
+    size: Size
+    """Of all images after the processor."""
 
     @property
     def spec(self) -> PretrainRun:
@@ -136,12 +140,26 @@ class MaskedImage(Task):
         return IMAGE_COLUMNS
 
     @override
+    def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
+        """The size of the first image, as that of all."""
+        first = next(rows, None)
+        return {} if first is None else {"size": self._pixels(first).shape[1:]}
+
+    @override
+    def adopt(self, facts: dict[str, Any]) -> None:
+        height, width = facts.get("size", (0, 0))  # no rows, no images
+        self.size = (height, width)
+
+    @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         for row in rows:
-            image = read_image(row, text_column(row, self.spec.data.train.column))
-            pixels = sized(self.preprocessor, image)
-            require_one_size(pixels, self.preprocessor, row)
+            pixels = self._pixels(row)
+            require_one_size(pixels, self.size, row)
             yield stored(pixels)
+
+    def _pixels(self, row: Row) -> Pixels:
+        image = read_image(row, text_column(row, self.spec.data.train.column))
+        return sized(self.preprocessor, image)
 
     @override
     def examples(self, store: Store) -> MaskedImages:
@@ -157,6 +175,13 @@ class MaskedImage(Task):
                 f"model.config.patch_size {side}: it must divide the image size "
                 f"{config.image_size}",
                 "change patch_size or data.imageSize",
+            )
+        if self.size != (config.image_size, config.image_size):
+            height, width = self.size
+            raise ConfigError(
+                f"the model takes images of {config.image_size} x {config.image_size} pixels, and "
+                f"its image processor makes them {height} x {width}",
+                "give the processor a size with the height and the width of the model's image_size",
             )
         if config.model_type == MAE:
             config.mask_ratio = self.share

@@ -111,13 +111,20 @@ class ObjectDetection(FinetuneTask):
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
-        found = {name for row in rows for name, _ in objects_of(row, self._column)}
+        found = self._classes(rows)
         if not found:
             raise DataError(
                 f"the training split has no object in column {self._column!r}",
                 "check data.columns.objects",
             )
         return {"labels": sorted(found, key=natural)}
+
+    @override
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
+        return {"labels": sorted({*facts["labels"], *self._classes(held_out)}, key=natural)}
+
+    def _classes(self, rows: Iterator[Row]) -> set[str]:
+        return {name for row in rows for name, _ in objects_of(row, self._column)}
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:

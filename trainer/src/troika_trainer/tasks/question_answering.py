@@ -69,6 +69,7 @@ class QuestionAnswering(TextTask):
 
     auto_model = AutoModelForQuestionAnswering
     pipeline_tag = "question-answering"
+    held_out_by = ("context",)
     may_be_unanswerable: bool
     """Whether there are questions in training that their context does not answer."""
 

@@ -79,6 +79,7 @@ class Ranking(TextTask):
     auto_model = AutoModelForSequenceClassification
     pipeline_tag = "text-ranking"
     one_prediction_each = True
+    held_out_by = ("query",)
     highest: float
     """Relevance that counts as certain."""
 

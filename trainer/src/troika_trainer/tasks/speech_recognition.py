@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import jiwer
@@ -21,7 +22,10 @@ from troika_trainer.sounds import (
     DEFAULT_MAX_SECONDS,
     SOUND_COLUMNS,
     SoundStore,
+    least_samples,
     read_sound,
+    require_a_frame,
+    spans_that_fit,
     stored,
 )
 from troika_trainer.speech import Speech, TranscriptReport, transcript_of
@@ -47,6 +51,10 @@ class Transcribed:
     def lengths(self, indices: Integers) -> Integers:
         """Tokens of 20 ms of each clip. Shape [samples]."""
         return self._sounds.tokens(indices)
+
+    def file(self, index: int) -> str:
+        """Where a clip is from."""
+        return self._sounds.file(index)
 
     def transcripts(self, count: int) -> list[str]:
         """What is said in the first `count` clips."""
@@ -109,6 +117,10 @@ class SpeechRecognition(FinetuneTask):
             )
         return {}
 
+    @cached_property
+    def _least(self) -> int:
+        return least_samples(self.run)
+
     @property
     def _column(self) -> str:
         return self.spec.data.columns.transcript
@@ -117,8 +129,10 @@ class SpeechRecognition(FinetuneTask):
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         rate = self.preprocessor.feature_extractor.sampling_rate
         longest = self.spec.data.max_seconds or DEFAULT_MAX_SECONDS
+        column = self.spec.data.columns.audio
         for row in rows:
-            samples = read_sound(row, self.spec.data.columns.audio, rate)
+            samples = read_sound(row, column, rate)
+            require_a_frame(samples, self._least, rate, row)
             if len(samples) > longest * rate:
                 raise row.error(
                     f"the clip lasts {len(samples) / rate:.1f} s, longer than data.maxSeconds "
@@ -127,7 +141,7 @@ class SpeechRecognition(FinetuneTask):
             text = transcript_of(row, self._column)
             labels = self.preprocessor.tokenizer(text).input_ids
             raw = np.frombuffer(text.encode(), dtype=np.uint8)
-            yield {**stored(samples), "labels": np.asarray(labels), "text": raw}
+            yield {**stored(samples, row, column), "labels": np.asarray(labels), "text": raw}
 
     @override
     def examples(self, store: Store) -> Transcribed:
@@ -149,7 +163,8 @@ class SpeechRecognition(FinetuneTask):
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = dict(batch.inputs)
         samples = inputs.pop("samples")
-        logits: torch.Tensor = model(**inputs).logits.float()
+        with spans_that_fit(model, inputs):
+            logits: torch.Tensor = model(**inputs).logits.float()
         frames = self._frames(model, samples, logits.shape[1])
         real = batch.labels != IGNORED
         loss = ctc_loss(
@@ -183,17 +198,19 @@ class SpeechRecognition(FinetuneTask):
     @override
     def report(self, measured: Measured, examples: Examples) -> TranscriptReport:
         said, heard = self._texts(measured, examples)
-        return TranscriptReport.of(said, heard)
+        assert isinstance(examples, Transcribed)
+        return TranscriptReport.of(said, heard, examples.file)
 
     @override
     def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:
+        assert isinstance(examples, Transcribed)
         said, heard = self._texts(measured, examples)
         rates = np.array([jiwer.wer(*pair) for pair in zip(said, heard, strict=True)])
         return worst(
             rates,
             lambda index: Mistake(
                 row=index + 1,
-                text="",
+                text=examples.file(index),
                 expected=shortened(said[index]),
                 predicted=shortened(heard[index]),
                 measure="word error rate",

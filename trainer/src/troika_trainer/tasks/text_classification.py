@@ -1,5 +1,6 @@
 """TextClassification: one class for a text or a pair of texts, or any number of them."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from .classes import (
     class_scores,
     classes_of,
     numbered_labels,
+    with_more_classes,
     worst_classes,
 )
 from .texts import Texts, TextTask, ValuedTexts
@@ -83,6 +85,11 @@ class TextClassification(TextTask):
                 many = many or isinstance(row.value(self._column), list)
             found.update(set(self._labels(row, many=many)))
         return {**class_facts(found, self._column), "many": many, "rows": number}
+
+    @override
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
+        rows = (self._labels(row, many=facts["many"]) for row in held_out)
+        return with_more_classes(facts, itertools.chain.from_iterable(rows))
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:

@@ -87,6 +87,13 @@ class TokenClassification(TextTask):
         return {"types": types, "words": [words[tag] for tag in tags_of(types)]}
 
     @override
+    def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
+        tags = (tag for row in held_out for tag in self._sentence(row)[1])
+        types = sorted({*facts["types"], *(tag[2:] for tag in tags if tag != OUTSIDE)})
+        words = dict(zip(tags_of(facts["types"]), facts["words"], strict=True))
+        return {"types": types, "words": [words.get(tag, 0) for tag in tags_of(types)]}
+
+    @override
     def adopt(self, facts: dict[str, Any]) -> None:
         self.types = list(facts["types"])
         self.names = tags_of(self.types)

@@ -260,7 +260,8 @@ class Trainer:
     def micro_batch_that_pays(self, *, limit: int) -> int:
         """Try sizes on the longest examples, and keep the best for all attempts to come."""
         prober = microbatch.Prober(self.strategy, self.train, self.autocast, self.kept)
-        found = microbatch.search(prober.measure, limit=limit)
+        with self.strategy.averages.untouched():
+            found = microbatch.search(prober.measure, limit=limit)
         log.info("micro-batch size found", extra={"sequences": found, "limit": limit})
         self.group.from_first(lambda: self.kept.write(found))
         return found
@@ -317,6 +318,7 @@ class Trainer:
         spec = self.run.evaluation
         limit = spec.max_sequences if isinstance(spec, PretrainEvaluation) else None
         best_by = self.run.best_by if isinstance(self.run, FinetuneRun) else None
+        self.strategy.averages.share(self.group)
         measured = self.evaluator.measure(self.validation, limit=limit)
         if measured is None:
             self.stopping = True
@@ -352,6 +354,7 @@ class Trainer:
         wait = self.stopping or step == self.schedule.total or self.out_of_patience
         if self.stream is not None:
             self.progress.stream = self.stream.position(step * self.order.batch)
+        self.strategy.averages.share(self.group)
         self.checkpoints.save(self.objective.model, self.optimizer, self.progress, wait=wait)
         self.saved_step, self.saved_at, self.save_now = step, time.monotonic(), False
         self.notice_saved()

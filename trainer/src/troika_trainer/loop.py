@@ -151,11 +151,7 @@ class Trainer:
         started = time.monotonic()
         micro_batches = self.batches.step(step)
         waited = time.monotonic() - started
-        # Dropout is a function of seed, step and rank: nothing to save, the same after a resume.
-        seed = int(draw(self.run.training.seed, step, self.group.place.rank)) >> 1
-        torch.manual_seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - transformers masks sound with it
-
+        self.seed(step)
         losses, full = self.forward_and_backward(micro_batches)
         grads = optim.gradients(self.objective)
         norm_here = optim.gradient_norm(grads)
@@ -175,9 +171,10 @@ class Trainer:
                 micro_batches,
                 step=step,
                 own_loss=losses.item(),
+                own_gradient=lambda: self.own_gradient_is_finite(step, micro_batches),
                 loss=loss_mean,
                 norm=norm,
-                last=self.last_step,
+                last=self.last_step or next(reversed(self.progress.curve), None),
             )
         self.checkpoints.copied()  # a save may still be reading the weights
         clip = self.run.training.optimizer.gradient_clip
@@ -238,6 +235,17 @@ class Trainer:
             full = True
         self.strategy.settle()
         return losses, full
+
+    def seed(self, step: int) -> None:
+        """Dropout is a function of seed, step and rank: nothing to save, the same when resumed."""
+        seed = int(draw(self.run.training.seed, step, self.group.place.rank)) >> 1
+        torch.manual_seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - transformers masks sound with it
+
+    def own_gradient_is_finite(self, step: int, micro_batches: list[Batch]) -> bool:
+        """Look again at a step whose gradient ran away; all ranks together."""
+        self.seed(step)
+        return nonfinite.own_gradient_is_finite(self.strategy, micro_batches, self.autocast)
 
     def agree(
         self, losses: torch.Tensor, micro_batches: list[Batch], *, full: bool, norm: torch.Tensor

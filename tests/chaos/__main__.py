@@ -30,15 +30,17 @@ def main() -> None:
         )
         outcome = chaos.run(options.kills)
     for number, kill in enumerate(outcome.kills, start=1):
-        where = "in a save" if kill.in_save else ""
-        print(f"{number:3}  from {kill.resumed_at:4}  to {kill.step:4}  {kill.aim:5}  {where}")
+        where = "in a save" if kill.in_save else "in the export" if kill.in_export else ""
+        print(f"{number:3}  from {kill.resumed_at:4}  to {kill.step:4}  {kill.aim:6}  {where}")
     print(
         f"{len(outcome.kills)} kills (seed {options.seed}), {outcome.in_save} of them in a save, "
+        f"{outcome.in_export} in the export, {outcome.resumed} after a resume, "
         f"{outcome.steps} steps, {time.monotonic() - started:.0f} s: final weights "
         f"{'equal bit for bit' if outcome.equal else 'DIFFER'}, "
         f"validation history {'equal' if outcome.history_equal else 'DIFFERS'}"
     )
-    sys.exit(0 if outcome.equal and outcome.history_equal else 1)
+    fair = outcome.in_save and outcome.in_export and outcome.resumed and not outcome.lost
+    sys.exit(0 if fair and outcome.equal and outcome.history_equal else 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """One run that is killed again and again, beside one that is left alone."""
 
+import contextlib
 import json
 import random
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +15,13 @@ from support import tinyrun
 from support.nursery import Nursery
 from support.tinyrun import Rank
 
-Aim = Literal["step", "save", "start"]
+Aim = Literal["step", "save", "start", "end", "export"]
+"""A step or a save in the middle; the first second; the save of the last step; the export."""
 GIVE_UP_SECONDS = 300.0
+FEWEST = 3
+"""Kills: one in a save on purpose, one in the last save, one in the export."""
+TRIES = 10
+SAVE, EXPORT = "step-*.tmp-*", ".model.tmp"
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,13 @@ class Kill:
     step: int
     """Last step that the trainer had told of."""
     in_save: bool
-    """Whether a checkpoint was half-written."""
+    """Whether this attempt left a checkpoint half-written."""
+    in_export: bool
+    """Whether it left a model half-written."""
+    newest: int
+    """Step of the newest checkpoint that it found."""
     resumed_at: int
-    """Step that this attempt had begun with."""
+    """Step that it began with; 0 where it began anew, or was killed before it could say."""
 
 
 @dataclass
@@ -45,6 +56,21 @@ class Outcome:
         """Kills that met a half-written checkpoint."""
         return sum(kill.in_save for kill in self.kills)
 
+    @property
+    def in_export(self) -> int:
+        """Kills that met a half-written model."""
+        return sum(kill.in_export for kill in self.kills)
+
+    @property
+    def resumed(self) -> int:
+        """Killed attempts that had gone on from a checkpoint."""
+        return sum(kill.resumed_at > 0 for kill in self.kills)
+
+    @property
+    def lost(self) -> list[Kill]:
+        """Attempts that made steps and had not begun with the newest checkpoint."""
+        return [k for k in self.kills if k.step > 0 and k.resumed_at != k.newest]
+
 
 class Chaos:
     """Kills a run `kills` times at moments that `seed` chooses."""
@@ -60,10 +86,7 @@ class Chaos:
         """Do it all."""
         outcome = Outcome(steps=self._steps)
         self._finish("calm")
-        # Targets are spread over the run, so that every part of it is hit, the aims at random.
-        targets = sorted(self._chance.sample(range(1, self._steps - 1), kills))
-        for number, target in enumerate(targets):
-            aim: Aim = self._chance.choices(("step", "save", "start"), (45, 45, 10))[0]
+        for number, (target, aim) in enumerate(self._plan(kills)):
             outcome.kills.append(self._kill(number, target, aim))
         self._finish("wild")
         calm, wild = (tinyrun.weights(self._root / name / "model") for name in ("calm", "wild"))
@@ -73,22 +96,60 @@ class Chaos:
         outcome.history_equal = self._history("calm") == self._history("wild")
         return outcome
 
+    def _plan(self, kills: int) -> list[tuple[int, Aim]]:
+        """Targets are spread over the run, so that every part of it is hit, the aims at random."""
+        assert kills >= FEWEST
+        middle = range(self._save_every, self._steps * 3 // 4)
+        targets = sorted(self._chance.sample(middle, kills - 2))
+        aims: list[Aim] = self._chance.choices(("step", "save", "start"), (45, 45, 10), k=kills - 3)
+        aims.append("save")
+        self._chance.shuffle(aims)
+        ends: list[tuple[int, Aim]] = [(self._steps, "end"), (self._steps, "export")]
+        return [*zip(targets, aims, strict=True), *ends]
+
     def _kill(self, number: int, target: int, aim: Aim) -> Kill:
-        rank = self._start("wild", f"attempt-{number}")
-        wait = self._chance.random()
+        """Kill one attempt. One that was faster than that is no kill: all that is left of the run
+        is then its export, which is made again, so the next is killed there.
+        """
+        for again in range(TRIES):
+            killed = self._killed(f"attempt-{number}-{again}", target, "export" if again else aim)
+            if killed is not None:
+                return killed
+        raise AssertionError(f"{TRIES} runs came to their end before they could be killed")
+
+    def _killed(self, name: str, target: int, aim: Aim) -> Kill | None:
+        before, newest = self._half_written(), self._newest()
+        rank = self._start("wild", name)
+        delay = self._chance.random()
+
+        def fresh(pattern: str) -> bool:
+            return any(Path(path).match(pattern) for path, _ in self._half_written() - before)
+
         if aim == "start":
-            time.sleep(wait * 1.5)
+            time.sleep(delay * 1.5)
+        elif aim == "export":
+            self._until(rank, lambda: fresh(EXPORT))
+        elif aim == "end":
+            self._until(rank, lambda: fresh(f"step-{self._steps}.tmp-*"))
         else:
             self._until(rank, lambda: self._step(rank) >= target)
             if aim == "save":
-                self._until(rank, self._half_written)
-                time.sleep(wait * 0.05)
+                self._until(rank, lambda: fresh(SAVE))
             else:
-                time.sleep(wait * 0.1)
+                time.sleep(delay * 0.1)
         rank.kill()
         code = rank.wait()
-        assert code in (-9, 0), rank.log.read_text()[-3000:]
-        return Kill(aim, self._step_told(rank), self._half_written(), self._resumed_at(rank))
+        assert code in (-signal.SIGKILL, 0), rank.log.read_text()[-3000:]
+        if code == 0:
+            return None
+        return Kill(
+            aim,
+            self._step_told(rank),
+            in_save=fresh(SAVE),
+            in_export=fresh(EXPORT),
+            newest=newest,
+            resumed_at=self._resumed_at(rank),
+        )
 
     def _until(self, rank: Rank, holds: Any) -> None:
         """Wait, but no longer than the trainer lives."""
@@ -111,8 +172,20 @@ class Chaos:
         rank = self._start(name, "end")
         assert rank.wait(GIVE_UP_SECONDS) == 0, rank.log.read_text()[-3000:]
 
-    def _half_written(self) -> bool:
-        return any((self._root / "wild" / "checkpoints").glob("step-*.tmp-*"))
+    def _half_written(self) -> set[tuple[str, int]]:
+        """Directories of checkpoints and models that are no such yet: paths and inodes, as what an
+        earlier attempt left may have the same name.
+        """
+        root, found = self._root / "wild", set()
+        for path in (*(root / "checkpoints").glob(SAVE), *root.glob(EXPORT)):
+            with contextlib.suppress(FileNotFoundError):
+                found.add((str(path), path.stat().st_ino))
+        return found
+
+    def _newest(self) -> int:
+        manifests = (self._root / "wild" / "checkpoints").glob("step-*/manifest.json")
+        names = [path.parent.name for path in manifests if "tmp" not in path.parent.name]
+        return max((int(name.removeprefix("step-")) for name in names), default=0)
 
     def _step(self, rank: Rank) -> int:
         return int((rank.status() or {}).get("step") or 0)

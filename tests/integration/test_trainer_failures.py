@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from support.nursery import Nursery
 from troika_api.contract import ExitCode
 
 pytestmark = pytest.mark.slow
+
+RUN_AWAY = "support.runaway:of_environment"
 
 
 @pytest.fixture
@@ -67,8 +70,10 @@ def base(tmp_path_factory: pytest.TempPathFactory, forked: Nursery) -> Path:
     return root
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_numbers_that_run_away(base: Path, tmp_path: Path, forked: Nursery, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "sharding"), [(1, "None"), (2, "None"), (2, "FSDP")])
+def test_numbers_that_run_away(
+    base: Path, tmp_path: Path, forked: Nursery, ranks: int, sharding: str
+) -> None:
     poisoned = tmp_path / "poisoned"
     subprocess.run(["cp", "-r", base / "model", poisoned], check=True)
     weights = load_file(poisoned / "model.safetensors")
@@ -82,6 +87,8 @@ def test_numbers_that_run_away(base: Path, tmp_path: Path, forked: Nursery, rank
         model={"path": str(poisoned)},
         tokenizer={"path": str(poisoned)},
         training__steps=200,
+        training__microBatchSize=1,
+        training__sharding=sharding,
         checkpoint__interval="1steps",
         evaluation__everySteps=200,
         data__validation={"uri": str(tinyrun.write_corpus(tmp_path / "other.jsonl", rows=50))},
@@ -97,6 +104,57 @@ def test_numbers_that_run_away(base: Path, tmp_path: Path, forked: Nursery, rank
     # Nothing of that step was applied, and the one before it is safe.
     assert (tmp_path / "run" / "checkpoints" / f"step-{step}" / "manifest.json").exists()
     assert not (tmp_path / "run" / "checkpoints" / f"step-{step + 1}").exists()
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_the_rank_whose_numbers_run_away_is_named_by_all(
+    corpus: Path, tmp_path: Path, forked: Nursery, where: str
+) -> None:
+    """Four micro-batches a rank and step: the tenth is the second one of step 3.
+
+    Copies make a pass before the first step, to see which gradients there will be.
+    """
+    named = set()
+    for sharding, before in (("None", 1), ("FSDP", 0)):
+        root = tmp_path / sharding
+        run = tinyrun.run_dict(
+            root,
+            corpus,
+            training__sharding=sharding,
+            training__microBatchSize=1,
+            checkpoint__interval="1steps",
+        )
+        after = {"RUNAWAY_RANK": "1", "RUNAWAY_IN": where, "RUNAWAY_AFTER": str(9 + before)}
+        ranks = tinyrun.start(run, root, nursery=forked, ranks=2, NURSERY_SETUP=RUN_AWAY, **after)
+        codes = [rank.wait() for rank in ranks]
+        assert codes == [ExitCode.NON_FINITE] * 2, ranks[0].log.read_text()[-3000:]
+        words = [rank.word() for rank in ranks]
+        assert {word["failure"] for word in words} == {"NonFinite"}
+        (message,) = {word["message"] for word in words}
+        assert message.startswith("step 3: loss "), message
+        what = "loss" if where == "loss" else "gradient of a finite loss"
+        told = re.search(rf"; the {what} ran away on rank 1 \(batch ([0-9a-f]{{16}})\); ", message)
+        assert told, message
+        named.add(told[1])
+        assert "step 2 was the last finite one: loss " in message
+        saved = {path.name for path in (root / "checkpoints").glob("step-*")}
+        assert saved == {"step-1", "step-2"}
+    assert len(named) == 1, "the same data on the same rank has one name, however it is shared out"
+
+
+def test_the_first_step_after_a_resume_knows_what_was_fine_before_it(
+    corpus: Path, tmp_path: Path, forked: Nursery
+) -> None:
+    run = tinyrun.run_dict(tmp_path, corpus, checkpoint__interval="1steps")
+    setup = {"NURSERY_SETUP": RUN_AWAY, "RUNAWAY_RANK": "0", "RUNAWAY_IN": "loss"}
+    fail(run, tmp_path, forked, ExitCode.NON_FINITE, **setup, RUNAWAY_AFTER="2")
+    word = fail(run, tmp_path, forked, ExitCode.NON_FINITE, **setup, RUNAWAY_AFTER="0")
+    manifest = json.loads((tmp_path / "checkpoints" / "step-2" / "manifest.json").read_text())
+    _, loss, rate, norm, _ = manifest["progress"]["curve"][-1]
+    assert (
+        f"an earlier one's curve ends at step 2: loss {loss:.5g}, gradient norm {norm:.5g}, "
+        f"learning rate {rate:.3g}. Nothing was applied" in word["message"]
+    )
 
 
 @contextlib.contextmanager

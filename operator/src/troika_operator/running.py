@@ -43,7 +43,7 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
         return _failed(draft, attempt, verdict)
     if draft.job.spec.policy.suspend:
         return after_attempt(draft, attempt, Outcome.SUSPENDED)
-    if _resized(draft, attempt):
+    if not draft.invalid and _resized(draft, attempt):
         return after_attempt(draft, attempt, Outcome.RESIZED)
     if (late := _too_late(draft, view, pods)) is not None:
         return _fatal(draft, attempt, late)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from troika_api.contract import LABEL_QUEUE
 from troika_api.v1alpha1.compute import Compute
 from troika_api.v1alpha1.resource import ModelFrom
+from troika_api.v1alpha1.training import Sharding
 
 from .quantities import quantity
 from .resources.config import model_from
@@ -27,7 +28,7 @@ _CLAIM = _KEY_PREFIX
 
 def problems(job: Job) -> list[str]:
     """Everything that is wrong, each as "path: what was expected"."""
-    return [*_places(job), *_origin(job), *_compute(job.spec.compute)]
+    return [*_places(job), *_origin(job), *_shares(job), *_compute(job.spec.compute)]
 
 
 def readable(error: ValidationError) -> str:
@@ -83,6 +84,17 @@ def named_job(given: ModelFrom) -> tuple[str, str] | tuple[None, None]:
     if given.finetune_job:
         return "FinetuneJob", given.finetune_job
     return None, None
+
+
+def _shares(job: Job) -> Iterator[str]:
+    """The API server says so too, but not of what it had stored before it had that rule."""
+    training, ranks = job.spec.training, job.spec.compute.world_size
+    if training.sharding is not Sharding.NONE and training.global_batch_size % ranks:
+        yield (
+            f"spec.compute: {ranks} ranks do not divide training.globalBatchSize "
+            f"{training.global_batch_size}: under {training.sharding} expected a number of nodes "
+            "and processes that does"
+        )
 
 
 def _compute(compute: Compute) -> Iterator[str]:

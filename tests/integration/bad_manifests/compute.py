@@ -1,6 +1,6 @@
 """Nodes, pods and policy, and what the operator owns."""
 
-from .mistake import FTJ, PTJ, RANKS, Mistake
+from .mistake import ALL, FTJ, LLAMA, MULTIPLE, PTJ, RANKS, Mistake
 
 DURATION = "expected a duration above zero, such as 90s or 1h30m"
 
@@ -35,6 +35,28 @@ MISTAKES = [
     ),
     Mistake(
         "batch-below-gpus", FTJ, "compute.gpusPerNode", 64, "spec.training.globalBatchSize", RANKS
+    ),
+    Mistake(
+        "sharded-on-three",
+        LLAMA,
+        ALL,
+        {
+            "training": {"steps": 10, "globalBatchSize": 256, "sharding": "FSDP"},
+            "compute": {"nodes": 3},
+        },
+        "spec.training.globalBatchSize",
+        MULTIPLE,
+    ),
+    Mistake(
+        "sharded-on-three-processes",
+        PTJ,
+        ALL,
+        {
+            "training": {"steps": 10, "globalBatchSize": 64, "sharding": "HybridFSDP"},
+            "compute": {"nodes": 2, "processesPerNode": 3},
+        },
+        "spec.training.globalBatchSize",
+        MULTIPLE,
     ),
     Mistake("deadline", PTJ, "policy", {"deadline": "1 day"}, "spec.policy.deadline", DURATION),
     Mistake(

@@ -178,6 +178,22 @@ def test_a_spec_that_becomes_invalid_does_not_end_what_runs() -> None:
     assert len(story.created) == 1
 
 
+def test_a_new_size_that_could_not_run_waits_and_does_not_end_what_runs() -> None:
+    """An attempt of three sharded ranks would end the job: 64 sequences are no multiple of 3."""
+    story = running(spec__training__sharding="FSDP")
+    story.job.spec.compute.nodes = 3
+    story.look(60)
+    assert story.phase() is Phase.RUNNING
+    assert "3 ranks do not divide" in story.condition(ConditionType.VALID).message
+    assert (story.newest.number, story.newest.outcome) == (0, Outcome.RUNNING)
+    story.job.spec.compute.nodes = 4
+    story.look(70)
+    story.see_pods()
+    story.look(72)
+    assert story.condition(ConditionType.VALID).status == "True"
+    assert (story.newest.number, story.newest.nodes) == (1, 4)
+
+
 # Records
 
 

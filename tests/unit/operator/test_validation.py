@@ -71,6 +71,14 @@ WRONG: list[tuple[Job, str]] = [
         "spec.output.uri: expected another place than checkpoint.uri",
     ),
     (
+        pretrain(spec__training__sharding="FSDP", spec__compute__nodes=3),
+        "spec.compute: 3 ranks do not divide training.globalBatchSize 64: under FSDP expected",
+    ),
+    (
+        finetune(spec__training__sharding="HybridFSDP", spec__compute__processesPerNode=3),
+        "spec.compute: 6 ranks do not divide training.globalBatchSize 32: under HybridFSDP",
+    ),
+    (
         finetune(metadata__name="x", spec__model={"from": {"finetuneJob": "x"}}),
         "spec.model.from: the job refers to itself",
     ),

@@ -155,8 +155,9 @@ class Replicated(Strategy):
             )
             for weight in weights
         ]
-        loss, _ = self.objective(trial.to(self.group.device))
-        loss.backward()
+        with self.averages.untouched():
+            loss, _ = self.objective(trial.to(self.group.device))
+            loss.backward()
         for hook in hooks:
             hook.remove()
         self.objective.zero_grad(set_to_none=True)

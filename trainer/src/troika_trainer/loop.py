@@ -161,11 +161,7 @@ class Trainer:
         started = time.monotonic()
         micro_batches = self.batches.step(step)
         waited = time.monotonic() - started
-        # Dropout is a function of seed, step and rank: nothing to save, the same after a resume.
-        seed = int(draw(self.run.training.seed, step, self.group.place.rank)) >> 1
-        torch.manual_seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - transformers masks sound with it
-
+        self.seed(step)
         losses, full = self.forward_and_backward(micro_batches)
         grads = optim.gradients(self.objective)
         norm_here = optim.gradient_norm(grads)
@@ -185,9 +181,10 @@ class Trainer:
                 micro_batches,
                 step=step,
                 own_loss=losses.item(),
+                own_gradient=lambda: self.own_gradient_is_finite(step, micro_batches),
                 loss=loss_mean,
                 norm=norm,
-                last=self.last_step,
+                last=self.last_step or next(reversed(self.progress.curve), None),
             )
         self.checkpoints.copied()  # a save may still be reading the weights
         clip = self.run.training.optimizer.gradient_clip
@@ -249,6 +246,17 @@ class Trainer:
         self.strategy.settle()
         return losses, full
 
+    def seed(self, step: int) -> None:
+        """Dropout is a function of seed, step and rank: nothing to save, the same when resumed."""
+        seed = int(draw(self.run.training.seed, step, self.group.place.rank)) >> 1
+        torch.manual_seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - transformers masks sound with it
+
+    def own_gradient_is_finite(self, step: int, micro_batches: list[Batch]) -> bool:
+        """Look again at a step whose gradient ran away; all ranks together."""
+        self.seed(step)
+        return nonfinite.own_gradient_is_finite(self.strategy, micro_batches, self.autocast)
+
     def agree(
         self, losses: torch.Tensor, micro_batches: list[Batch], *, full: bool, norm: torch.Tensor
     ) -> list[float]:
@@ -269,7 +277,8 @@ class Trainer:
 
     def micro_batch_that_pays(self, *, limit: int) -> int:
         """Try sizes on the longest examples, and keep the best for all attempts to come."""
-        found = microbatch.search(self.prober().measure, limit=limit)
+        with self.strategy.averages.untouched():
+            found = microbatch.search(self.prober().measure, limit=limit)
         log.info("micro-batch size found", extra={"sequences": found, "limit": limit})
         self.group.from_first(lambda: self.kept.write(found))
         return found
@@ -278,10 +287,10 @@ class Trainer:
         """Try it on the longest examples, unless an earlier attempt has."""
         share = self.run.training.global_batch_size / self.group.size
         passes = self.schedule.total * math.ceil(share / self.micro)
-        prober = self.prober()
-        compiling.compile_where_it_pays(
-            self.strategy, prober, self.kept, micro=self.micro, passes=passes
-        )
+        with self.strategy.averages.untouched():
+            compiling.compile_where_it_pays(
+                self.strategy, self.prober(), self.kept, micro=self.micro, passes=passes
+            )
 
     def prober(self) -> microbatch.Prober:
         """What tries passes, as training makes them."""
@@ -339,6 +348,7 @@ class Trainer:
         spec = self.run.evaluation
         limit = spec.max_sequences if isinstance(spec, PretrainEvaluation) else None
         best_by = self.run.best_by if isinstance(self.run, FinetuneRun) else None
+        self.strategy.averages.share(self.group)
         measured = self.evaluator.measure(self.validation, limit=limit)
         if measured is None:
             self.stopping = True
@@ -374,6 +384,7 @@ class Trainer:
         wait = self.stopping or step == self.schedule.total or self.out_of_patience
         if self.stream is not None:
             self.progress.stream = self.stream.position(step * self.order.batch)
+        self.strategy.averages.share(self.group)
         self.checkpoints.save(self.objective.model, self.optimizer, self.progress, wait=wait)
         self.saved_step, self.saved_at, self.save_now = step, time.monotonic(), False
         self.notice_saved()

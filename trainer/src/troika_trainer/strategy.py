@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import ClassVar
 
+from .averages import RunningAverages
 from .distributed import Group
 from .tasks.base import Objective
 
@@ -21,6 +22,7 @@ class Strategy:
 
     def __init__(self, objective: Objective, group: Group) -> None:
         self.objective, self.group = objective, group
+        self.averages = RunningAverages(objective)
 
     @contextlib.contextmanager
     def exchanging(self, *, gradients: bool) -> Iterator[None]:  # noqa: ARG002 - there is nobody

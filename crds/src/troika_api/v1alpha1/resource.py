@@ -70,12 +70,24 @@ class JobTracking(Tracking):
     WANDB_API_KEY."""
 
 
+RANKS = (
+    "self.compute.nodes * "
+    "(has(self.compute.processesPerNode) ? self.compute.processesPerNode : "
+    "(self.compute.gpusPerNode > 0 ? self.compute.gpusPerNode : 1))"
+)
+"""`Compute.world_size` in CEL."""
+
 SPEC_RULES = [
     cel(
-        "self.training.globalBatchSize >= self.compute.nodes * "
-        "(has(self.compute.processesPerNode) ? self.compute.processesPerNode : "
-        "(self.compute.gpusPerNode > 0 ? self.compute.gpusPerNode : 1))",
+        f"self.training.globalBatchSize >= {RANKS}",
         "globalBatchSize must be at least the number of ranks (nodes x processes per node)",
+        field=".training.globalBatchSize",
+    ),
+    cel(
+        "!has(self.training.sharding) || self.training.sharding == 'None' || "
+        f"self.training.globalBatchSize % ({RANKS}) == 0",
+        "with sharding, globalBatchSize must be a multiple of the number of ranks (nodes x "
+        "processes per node), which do equally many passes: change the one or the other",
         field=".training.globalBatchSize",
     ),
     cel(

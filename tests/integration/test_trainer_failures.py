@@ -207,22 +207,29 @@ def test_a_full_disk_while_tokenizing(tmp_path: Path, corpus: Path, forked: Nurs
         assert not [path for path in volume.rglob("*") if "tmp" in path.name]
 
 
-def test_a_full_disk_while_exporting(tmp_path: Path, corpus: Path, forked: Nursery) -> None:
+@pytest.mark.parametrize("place", ["model", "."])
+def test_a_full_disk_while_exporting(
+    tmp_path: Path, corpus: Path, forked: Nursery, place: str
+) -> None:
     with small_volume(tmp_path / "volume", 100) as volume:
-        uri = str(volume / "model")
+        model = volume / place
+        model.mkdir(exist_ok=True)
+        (model / "config.json").write_text("earlier")
+        uri = str(model)
         run = tinyrun.run_dict(tmp_path / "run", corpus, training__steps=4, output__uri=uri)
         word = fail(run, tmp_path / "run", forked, ExitCode.STORAGE)
         assert word["failure"] == "Storage"
         assert uri in word["message"]
         assert "No space left on device" in word["message"]
         assert "output.uri" in word["remedy"]
-        assert not list(volume.iterdir())
+        assert {path for path in volume.rglob("*") if path.is_file()} == {model / "config.json"}
+        assert (model / "config.json").read_text() == "earlier"
         # The steps are safe: with more room the next attempt only exports.
         subprocess.run(["mount", "-o", "remount,size=16m", str(volume)], check=True)
         rank = tinyrun.start(run, tmp_path / "run", nursery=forked)[0]
         assert rank.wait() == 0
         assert any(line["message"] == "resumed" for line in rank.lines())
-        assert (volume / "model" / "config.json").exists()
+        assert json.loads((model / "config.json").read_text())["model_type"] == "bert"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])

@@ -88,6 +88,18 @@ def test_globs_folders_and_other_file_systems(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "x"}\n{oops\n', "line 2: expected one JSON object a line: "),
         ("a.jsonl", '["x"]\n', 'line 1: expected a JSON object, got list ["x"]'),
         ("a.csv", "text,label\nx\n", "line 2: expected 2 fields, got 1"),
+        ("a.csv", 'text\nx\n"x"y\n', "line 3: ',' expected after '\"'"),
+        (
+            "a.csv",
+            'text\nx\n"open\n"y"\n',
+            "line 4, in a row that begins in line 3: ',' expected after '\"'",
+        ),
+        (
+            "a.csv",
+            'text\nx\n"open\ny\n',
+            "line 3: expected a closing quote before the end of the file",
+        ),
+        ("a.csv", '"open\n', "line 1: expected a closing quote before the end of the file"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -105,8 +117,6 @@ def test_a_bad_row_is_named(tmp_path: Path, name: str, content: str, message: st
         ("a.jsonl.gz", b"no gzip", "as JSONL: "),
         ("a.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], "as JSONL: "),
         ("a.parquet", b"no parquet", "as Parquet: "),
-        ("a.jsonl", b"\xff\xfe{", "as JSONL: 'utf-8' codec can't decode"),
-        ("a.csv", b'text\n"open', "as CSV: unexpected end of data"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(
@@ -116,6 +126,44 @@ def test_a_file_that_cannot_be_read_is_named(
     with pytest.raises(DataError) as caught:
         read(str(tmp_path / name))
     assert f"cannot read {tmp_path / name} {message}" in str(caught.value)
+
+
+GOOD = {
+    "a.jsonl": '{"text": "Grüße, Welt"}\n',
+    "a.jsonl.gz": '{"text": "Grüße, Welt"}\n',
+    "a.txt": "Grüße, Welt\n",
+    "a.csv": '"Grüße\nWelt"\n',
+}
+"""Rows, each with more bytes than characters."""
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xe2\x82", b"\xed\xa0\x80"])
+@pytest.mark.parametrize("name", GOOD)
+def test_a_byte_that_is_no_text_is_named_with_its_line(
+    tmp_path: Path, name: str, bad: bytes
+) -> None:
+    good = GOOD[name].encode()
+    content = b"\xef\xbb\xbf" + good * 3000 + b"ab" + bad + b"\n" + good * 3
+    packed = gzip.compress(content) if name.endswith(".gz") else content
+    (tmp_path / name).write_bytes(packed)
+    with pytest.raises(DataError) as caught:
+        read(str(tmp_path / name))
+    line = 3000 * good.count(b"\n") + 1
+    assert str(caught.value) == (
+        f"{tmp_path / name}, line {line}, character 3: expected UTF-8, got byte 0x{bad[0]:02x}"
+    )
+    assert caught.value.remedy
+
+
+def test_a_cell_of_parquet_that_is_no_text_is_named(tmp_path: Path) -> None:
+    rows = [b"fine"] * 1500 + [b"a\xff"] + [b"fine"]
+    column = pa.Array.from_buffers(pa.string(), len(rows), pa.array(rows, pa.binary()).buffers())
+    parquet.write_table(pa.table({"n": [1] * len(rows), "text": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        read(str(tmp_path / "a.parquet"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.parquet'}, line 1501, column 'text': expected UTF-8, got byte 0xff"
+    )
 
 
 def test_no_file_and_no_format_are_refused(tmp_path: Path) -> None:

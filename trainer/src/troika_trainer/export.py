@@ -1,17 +1,14 @@
 """The finished model in the layout that `from_pretrained` reads, with its card and its report."""
 
+import contextlib
 import json
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -19,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from troika_api.contract import Evaluation
 from troika_api.v1alpha1.run import FinetuneRun
 
+from .delivery import Delivery
 from .errors import StorageError
 from .manifest import Progress
 from .method import Adapter
@@ -85,33 +83,44 @@ class Result:
         }
 
 
-def export(model: PreTrainedModel | Adapter, preprocessor: Preprocessor, result: Result) -> None:
-    """Write the model directory of the run, whole or not at all."""
-    filesystem, path = fsspec.core.url_to_fs(result.run.output.uri)
-    if isinstance(filesystem, LocalFileSystem):
-        target = Path(path)
-        staged = target.parent / f".{target.name}.tmp"
-        try:
-            _write(staged, model, preprocessor, result)
-            _replace(staged, target)
-        except (OSError, SafetensorError) as error:
-            raise _storage_error(target, error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)  # a full disk needs no half of it
-        return
-    with tempfile.TemporaryDirectory(prefix="troika-export-") as scratch:
-        staged = Path(scratch) / "model"
-        _write(staged, model, preprocessor, result)
-        filesystem.put(f"{staged}/", path, recursive=True)
+def export(
+    model: PreTrainedModel | Adapter,
+    preprocessor: Preprocessor,
+    result: Result,
+    delivery: Delivery,
+) -> None:
+    """Write the model directory of the run, ready to be published; readers see none of it yet.
+
+    Raises:
+        StorageError: it cannot be written; what is at output.uri is as it was.
+    """
+    with _storage_errors(delivery.uri):
+        delivery.begin()
+        _write(delivery.directory, model, preprocessor, result)
+        delivery.settle()
 
 
-def _storage_error(target: Path, error: Exception) -> StorageError:
+def publish(delivery: Delivery) -> None:
+    """Put what was exported where readers look.
+
+    Raises:
+        StorageError: it cannot be put there.
+    """
+    with _storage_errors(delivery.uri):
+        delivery.publish()
+
+
+@contextlib.contextmanager
+def _storage_errors(uri: str) -> Iterator[None]:
     """Safetensors says what the system said, in a sentence of its own."""
-    said = getattr(error, "strerror", None) or str(error)
-    return StorageError(
-        f"cannot write the model to {target}: {said}; all steps are saved",
-        "make room on the volume of output.uri: the next attempt has only this left to do",
-    )
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise StorageError(
+            f"cannot write the model to {uri}: {said}; all steps are saved",
+            "make room on the volume of output.uri: the next attempt has only this left to do",
+        ) from error
 
 
 def _write(
@@ -120,8 +129,6 @@ def _write(
     preprocessor: Preprocessor,
     result: Result,
 ) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
     whole = model.model if isinstance(model, Adapter) else model
     if isinstance(preprocessor, PreTrainedTokenizerFast):
         limit = longest_input(whole) or preprocessor.model_max_length
@@ -138,21 +145,6 @@ def _write(
 def _base(model: PreTrainedModel | Adapter) -> str | None:
     """The model that is needed beside what was exported."""
     return model.base if isinstance(model, Adapter) and not model.merge else None
-
-
-def _replace(staged: Path, target: Path) -> None:
-    """Put a directory where another may be; a mount point cannot move, only its files."""
-    if target.is_mount():
-        for file in sorted(staged.iterdir()):
-            file.replace(target / file.name)
-        staged.rmdir()
-        return
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    staged.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _card(result: Result, base: str | None) -> ModelCard:

@@ -1,15 +1,17 @@
 """After the last step: the best weights, the final scores, the exported model."""
 
 import logging
+import secrets
 import time
 
 from troika_api.contract import Evaluation, LastWord, Stage
 from troika_api.v1alpha1.run import FinetuneRun
 
 from .batch import Examples
+from .delivery import delivery_to
 from .environment import environment
 from .errors import StorageError, TerminatedError
-from .export import Result, export
+from .export import Result, export, publish
 from .frozen import restore_frozen
 from .loop import Trainer
 from .model import build
@@ -56,15 +58,7 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
         worst=worst,
         environment=environment(run, trainer.group, trainer.objective.model),
     )
-    trainer.checkpoints.check_ours()
-
-    def write() -> None:
-        exported = trainer.objective.adapter or trainer.objective.model
-        restore_frozen(trainer.objective.model, lambda: build(run, task).model)
-        export(exported, task.preprocessor, result)
-
-    # Not a collective: a large model on slow storage may take longer than one may.
-    trainer.group.wait_for_first(write)
+    _deliver(trainer, result)
     path = run.output.uri
     telemetry.stage(Stage.DONE)
     log.info("model exported", extra={"path": path, **scores})
@@ -77,6 +71,29 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
             model_path=path,
         )
     )
+
+
+def _deliver(trainer: Trainer, result: Result) -> None:
+    """Write the model, and put it where readers look only if this attempt still may."""
+    group, objective = trainer.group, trainer.objective
+    trainer.checkpoints.check_ours()
+    delivery = delivery_to(
+        trainer.run.output.uri, attempt=group.place.attempt, token=secrets.token_hex(4)
+    )
+
+    def write() -> None:
+        exported = objective.adapter or objective.model
+        restore_frozen(objective.model, lambda: build(trainer.run, objective.task).model)
+        export(exported, objective.task.preprocessor, result, delivery)
+
+    try:
+        # Not a collective: a large model on slow storage may take longer than one may.
+        group.wait_for_first(write)
+        trainer.checkpoints.check_ours()  # a newer attempt may have begun in the meantime
+        group.wait_for_first(lambda: publish(delivery))
+    finally:
+        if group.is_first:
+            delivery.clean_up()
 
 
 def _load_best(trainer: Trainer) -> None:

@@ -34,9 +34,11 @@ def seal(directory: Path) -> None:
     """Note what every file below a directory is, and put all of it on the disk."""
     sums = {str(path.relative_to(directory)): identity(path) for path in _files(directory)}
     (directory / SUMS).write_text(json.dumps(sums, indent=1))
-    for path in _files(directory):
+    for path in (directory / SUMS, *_files(directory)):
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+        sync_directory(folder)
 
 
 def broken(directory: Path) -> str | None:

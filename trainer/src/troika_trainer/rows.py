@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ _BAD_INPUT = (
     pa.ArrowException,
 )
 """Errors that come back with the same input; other OSErrors are the storage's, and may pass."""
+
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""A byte that is no UTF-8, as Python's "surrogateescape" shows it."""
 
 
 @dataclass(frozen=True)
@@ -270,13 +274,36 @@ def read_rows(file: DataFile, *, after: int = 0) -> Iterator[Row]:
                     yield from _text(file, _numbered(lines, after))
                 case _:
                     yield from _jsonl(file, _numbered(lines, after))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file) from error
     except _BAD_INPUT as error:
-        raise DataError(
-            f"cannot read {file.path} as {file.format}: {error}",
-            "check that the file is whole and that its format is the one named",
-        ) from error
+        raise _cannot_read(file, error) from error
     except OSError as error:
         raise StorageError(f"cannot read {file.path}: {error}") from error
+
+
+def _cannot_read(file: DataFile, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read {file.path} as {file.format}: {error}",
+        "check that the file is whole and that its format is the one named",
+    )
+
+
+def _not_utf8(file: DataFile) -> DataError:
+    """Find the first byte that is no UTF-8: text is decoded in blocks that know of no lines."""
+    try:
+        with file.filesystem.open(file.path, "rb", compression=_compression(file.path)) as raw:
+            lines = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
+            for number, line in enumerate(lines, start=1):
+                if found := _ESCAPED.search(line):
+                    return DataError(
+                        f"{file.path}, line {number}, character {found.start() + 1}: "
+                        f"expected UTF-8, got byte 0x{ord(found[0]) - 0xDC00:02x}",
+                        "correct or drop the row, or write the file as UTF-8",
+                    )
+    except _BAD_INPUT as error:
+        return _cannot_read(file, error)
+    return DataError(f"{file.path} was changed while it was read", "leave the files as they are")
 
 
 def _compression(path: str) -> str | None:
@@ -310,18 +337,37 @@ def _csv(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
     delimiter = "\t" if ".tsv" in PurePosixPath(file.path).suffixes else ","
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header = next(reader, [])
-    for values in reader:
-        if not values:
-            continue
-        if len(values) != len(header):
-            raise DataError(
-                f"{file.path}, line {reader.line_num}: "
-                f"expected {len(header)} fields, got {len(values)}",
-                "quote fields that hold the delimiter or a line break",
-            )
-        named = dict(zip(header, values, strict=True))
-        yield Row(named, file.path, reader.line_num, file.filesystem)
+    line = 0
+    try:
+        header = next(reader, [])
+        line = reader.line_num
+        for values in reader:
+            line = reader.line_num
+            if not values:
+                continue
+            if len(values) != len(header):
+                raise DataError(
+                    f"{file.path}, line {line}: expected {len(header)} fields, got {len(values)}",
+                    "quote fields that hold the delimiter or a line break",
+                )
+            yield Row(dict(zip(header, values, strict=True)), file.path, line, file.filesystem)
+    except csv.Error as error:
+        raise _bad_quotes(file, error, first=line + 1, last=reader.line_num) from error
+
+
+def _bad_quotes(file: DataFile, error: csv.Error, *, first: int, last: int) -> DataError:
+    """What is wrong with the row of these lines."""
+    if "unexpected end" in str(error):
+        what = f"line {first}: expected a closing quote before the end of the file"
+    elif first == last:
+        what = f"line {last}: {error}"
+    else:
+        what = f"line {last}, in a row that begins in line {first}: {error}"
+    return DataError(
+        f"{file.path}, {what}",
+        "put a field that holds a quote, the delimiter or a line break in quotes, and write each "
+        "quote in it twice",
+    )
 
 
 def _text(file: DataFile, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
@@ -341,10 +387,29 @@ def _parquet(file: DataFile, after: int) -> Iterator[Row]:
             groups.pop(0)
         for batch in opened.iter_batches(batch_size=1024, row_groups=groups):
             known = min(max(after - number, 0), batch.num_rows)
-            rows = batch.slice(known).to_pylist()
+            try:
+                rows = batch.slice(known).to_pylist()
+            except UnicodeDecodeError as error:
+                raise _bad_cell(file, batch, number) from error
             for line, values in enumerate(rows, start=number + known + 1):
                 yield Row(values, file.path, line, file.filesystem)
             number += batch.num_rows
+
+
+def _bad_cell(file: DataFile, batch: pa.RecordBatch, before: int) -> DataError:
+    """Name the text that is no UTF-8: Parquet does not look when it is written."""
+    for line in range(batch.num_rows):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                column[line].as_py()
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                return DataError(
+                    f"{file.path}, line {before + line + 1}, column {name!r}: "
+                    f"expected UTF-8, got byte 0x{byte:02x}",
+                    "correct or drop the row",
+                )
+    raise AssertionError("some text could not be decoded, and now all of it can")
 
 
 def _describe(value: object) -> str:

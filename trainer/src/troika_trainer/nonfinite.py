@@ -50,13 +50,31 @@ def explain(  # noqa: PLR0913
     else:
         names = ", ".join(name for _, name in found[:8])
         where = f"the losses of all ranks are finite, their gradient is not (batches {names})"
-    before = "this attempt made no step before it"
-    if last is not None:
-        before = (
-            f"step {last.step} was the last finite one: loss {last.loss:.5g}, "
-            f"gradient norm {last.gradient_norm:.5g}, learning rate {last.learning_rate:.3g}"
-        )
+    before = _before(last)
     return NonFiniteError(
         f"step {step}: loss {loss}, gradient norm {norm}; {where}; {before}. Nothing was applied",
         DATA_REMEDY if bad else REMEDY,
+    )
+
+
+def in_validation(step: int, loss: float, last: StepReport | None) -> NonFiniteError:
+    """What to raise where the loss of the validation split is no number.
+
+    Args:
+        step: The step whose weights were measured.
+        loss: Mean over the split.
+        last: The step that led there, where this attempt has made it.
+    """
+    return NonFiniteError(
+        f"step {step}: the loss on the validation split is {loss}; {_before(last)}",
+        "look at the rows of data.validation; else " + REMEDY,
+    )
+
+
+def _before(last: StepReport | None) -> str:
+    if last is None:
+        return "this attempt made no step before it"
+    return (
+        f"step {last.step} was the last finite one: loss {last.loss:.5g}, "
+        f"gradient norm {last.gradient_norm:.5g}, learning rate {last.learning_rate:.3g}"
     )

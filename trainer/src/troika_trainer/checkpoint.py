@@ -39,6 +39,7 @@ from .distributed import Group
 from .errors import StorageError
 from .fence import Fence
 from .integrity import Identity
+from .lineage import Lineage, check
 from .manifest import Manifest, Progress, damaged, unreadable
 from .saver import Saver
 from .staging import Staging
@@ -66,6 +67,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int, group: Group) -> None:
         self.directory = directory
+        self.lineage: Lineage = {}
+        """Of the run; it goes into every manifest. Not known before the data is prepared."""
         self._keep = keep
         self._group = group
         self._term = group.place.term
@@ -187,6 +190,7 @@ class Checkpoints:
             progress=progress.copy(),  # the loop goes on with its own
             attempt=self._term.attempt,
             term=str(self._term),
+            lineage=self.lineage,
             world_size=self._group.size,
             time=time.time(),
             versions={"torch": torch.__version__, "transformers": transformers.__version__},
@@ -213,11 +217,14 @@ class Checkpoints:
         Raises:
             StorageError: there are some, and none can be used or read: that is no reason to begin
                 at step 0.
+            DataError: the newest is of a run with other data.
+            ConfigError: the newest is of a run that differs in something else.
         """
         found = self.steps()[::-1]
         for step in found:
             manifest = self.verified(step)
             if manifest is not None:
+                check(manifest.lineage, self.lineage, checkpoint=path_of(self.directory, step))
                 return manifest
         if found:
             names = ", ".join(path_of(self.directory, step).name for step in found)

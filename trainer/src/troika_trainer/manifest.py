@@ -17,6 +17,7 @@ from troika_api.v1alpha1.tasks import Criterion
 from .curve import Point
 from .errors import StorageError
 from .integrity import MISSING, Identity, problem, write_durably
+from .lineage import Lineage
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class Manifest:
     files: dict[str, Identity] = field(default_factory=dict)
     term: str = ""
     """Of the attempt that wrote it; none in those of earlier versions."""
+    lineage: Lineage = field(default_factory=dict)
+    """What the run has to share that goes on from here; nothing in those of earlier versions."""
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest | None":

@@ -10,6 +10,8 @@ import torch
 from support import tinyrun
 from support.histories import NO_DROPOUT, Runs
 from support.nursery import Nursery
+from troika_api.contract import ExitCode
+from troika_api.term import Term
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +57,23 @@ def test_more_ranks_and_other_numbers_of_ranks(
     seen = tinyrun.run_dict(runs.root / name, runs.corpus)  # the same tokens, in the same order
     manifest = Path(seen["checkpoint"]["uri"]) / "step-12" / "manifest.json"
     assert json.loads(manifest.read_text())["progress"]["tokens"] == 12 * 8 * 16
+
+
+def test_a_job_that_is_made_anew_goes_on_from_the_checkpoints_of_the_one_before(
+    runs: Runs,
+) -> None:
+    """Its attempts begin at 0 again; the pods of the job that was deleted may not come back."""
+    old = Term.of("2026-11-24T08:00:00Z", "ffffffff", 2)
+    new = Term.of("2026-11-24T08:00:05Z", "00000000", 0)
+    run = runs.run("anew")
+    saved = runs.stop_at(run, "anew", step=5, TROIKA_ATTEMPT="2", TROIKA_TERM=str(old))
+    (rank,) = runs.finish(run, "anew", TROIKA_ATTEMPT="0", TROIKA_TERM=str(new))
+    (resumed,) = [line for line in rank.lines() if line.get("message") == "resumed"]
+    assert (resumed["step"], resumed["from"]) == (saved, str(old))
+    (late,) = runs.start(run, "anew", TROIKA_ATTEMPT="2", TROIKA_TERM=str(old))
+    assert late.wait() == ExitCode.BAD_CONFIG
+    assert "the job created at 2026-11-24 08:00:05 UTC" in late.word()["message"]
+    assert late.word()["remedy"] == "give each job a checkpoint.uri of its own"
 
 
 def test_two_ranks_with_dropout(runs: Runs) -> None:

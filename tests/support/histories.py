@@ -44,11 +44,18 @@ class Runs:
         return started
 
     def stop_at(
-        self, run: dict[str, Any], name: str, *, step: int, ranks: int = 1, of: int = 12
+        self,
+        run: dict[str, Any],
+        name: str,
+        *,
+        step: int,
+        ranks: int = 1,
+        of: int = 12,
+        **environ: str,
     ) -> int:
         """Let it run to about this step; the last rank is told to stop, and all save."""
         started = tinyrun.start(
-            run, self.root / name, nursery=self.forked, ranks=ranks, name="begin"
+            run, self.root / name, nursery=self.forked, ranks=ranks, name="begin", **environ
         )
         while ((started[0].status() or {}).get("step") or 0) < step:
             assert started[0].process.poll() is None, started[0].log.read_text()[-2000:]

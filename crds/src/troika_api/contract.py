@@ -37,6 +37,9 @@ PORT_RENDEZVOUS = 29500
 # Environment of the pod.
 ENV_RUN_FILE = "TROIKA_RUN_FILE"
 ENV_ATTEMPT = "TROIKA_ATTEMPT"
+ENV_TERM = "TROIKA_TERM"
+"""The attempt among those of all resources that ever had this checkpoint.uri (`term.py`): only the
+greatest may write there."""
 ENV_MICRO_BATCH_DIVISOR = "TROIKA_MICRO_BATCH_DIVISOR"
 ENV_FAILURE_EVERY_SECONDS = "TROIKA_FAILURE_EVERY_SECONDS"
 """Mean time between failures of the whole gang, for `checkpoint.interval: Auto`."""

@@ -205,7 +205,8 @@ def prepare(work: Work) -> tuple[Task, Any]:
     run = RUN.validate_python(work.run)
     with process_group(Place()) as group:
         directory = Path(work.run["checkpoint"]["uri"]) / "cache"
-        return prepare_task(run, Cache(directory, directory, group, lambda: None))
+        prepared = prepare_task(run, Cache(directory, directory, group, lambda: None))
+        return prepared.task, prepared.stores
 
 
 def base(folder: Path, config: Run) -> Path:

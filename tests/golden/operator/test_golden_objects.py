@@ -141,4 +141,8 @@ def test_attempts_differ_in_what_keeps_them_apart() -> None:
     first, second = env(0), env(1)
     assert first["PET_RDZV_ENDPOINT"] == "bert-prose-ptj-a0-0.bert-prose-ptj:29500"
     changed = {name for name in first if first[name] != second[name]}
-    assert changed == {"TROIKA_ATTEMPT", "PET_RDZV_ENDPOINT", "PET_RDZV_ID"}
+    assert changed == {"TROIKA_ATTEMPT", "TROIKA_TERM", "PET_RDZV_ENDPOINT", "PET_RDZV_ID"}
+    assert (first["TROIKA_TERM"], second["TROIKA_TERM"]) == (
+        "20261124T120000Z-11111111-00000",
+        "20261124T120000Z-11111111-00001",
+    )

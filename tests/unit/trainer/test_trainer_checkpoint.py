@@ -1,5 +1,6 @@
 """A checkpoint is whole or not there; the newest whole one is found; an old attempt stays out."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,11 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from troika_api.term import Term
 from troika_trainer.checkpoint import Checkpoints, checkpoint_directory
+from troika_trainer.directories import superfluous
 from troika_trainer.distributed import Group
 from troika_trainer.errors import CommunicationError, StorageError
+from troika_trainer.fence import Fence
 from troika_trainer.manifest import Progress
 from troika_trainer.place import Place
+from troika_trainer.writer import write
 
 
 def group(attempt: int = 0) -> Group:
@@ -76,6 +81,91 @@ def test_the_newest_n_are_kept_and_the_best(tmp_path: Path) -> None:
     assert steps(tmp_path) == ["step-10", "step-100", "step-30"]
 
 
+@pytest.mark.parametrize(("keep", "left"), [(1, [15]), (2, [10, 15])])
+def test_damaged_ones_do_not_push_out_the_one_just_committed_but_go(
+    tmp_path: Path, keep: int, left: list[int]
+) -> None:
+    model, optimizer = parts()
+    checkpoints = registered(tmp_path, keep=keep)
+    checkpoints.save(model, optimizer, Progress(step=10), wait=True)
+    for step in (20, 30):
+        (tmp_path / f"step-{step}").mkdir()  # without a manifest
+    assert checkpoints.newest() is not None
+    checkpoints.save(model, optimizer, Progress(step=15), wait=True)
+    assert steps(tmp_path) == [f"step-{step}" for step in left]
+
+
+def test_which_checkpoints_are_superfluous() -> None:
+    found = {10, 20, 30, 40, 50}
+    assert superfluous(found, committed=50, best=10, damaged=(), keep=2) == [20, 30]
+    assert superfluous(found, committed=30, best=None, damaged={40, 50}, keep=2) == [10, 40, 50]
+    assert superfluous(found, committed=30, best=20, damaged=(), keep=1) == [10, 40]
+    assert superfluous(found, committed=30, best=40, damaged={30, 40}, keep=1) == [10, 20]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", "[]", '"a"', '{"files": null}', "wrong"])
+def test_a_manifest_that_is_none_is_damage(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = parts()
+    checkpoints = registered(tmp_path)
+    for step in (10, 20):
+        checkpoints.save(model, optimizer, Progress(step=step), wait=True)
+    victim = tmp_path / "step-20" / "manifest.json"
+    whole = json.loads(victim.read_text())
+    del whole["sha256"]  # as of an earlier version, which had none
+    if content == "wrong":
+        content = json.dumps(whole | {"files": None})
+    victim.write_text(content)
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress.step == 10
+    assert f"{victim} is damaged" in caplog.text
+    victim.write_text(json.dumps(whole))
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress.step == 20
+
+
+def test_a_manifest_in_which_a_number_has_changed_is_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = parts()
+    checkpoints = registered(tmp_path)
+    for step in (10, 20):
+        checkpoints.save(model, optimizer, Progress(step=step, tokens=4711), wait=True)
+    victim = tmp_path / "step-20" / "manifest.json"
+    victim.write_text(victim.read_text().replace("4711", "4712"))
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.progress.step == 10
+    assert f"{victim} is damaged: its SHA-256 has changed" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["manifest.json", ".metadata", "__0_0.distcp"])
+def test_what_cannot_be_read_is_not_taken_for_damage(tmp_path: Path, name: str) -> None:
+    """A link to itself stands for storage that fails: it is there and cannot be opened."""
+    model, optimizer = parts()
+    checkpoints = registered(tmp_path)
+    for step in (10, 20):
+        checkpoints.save(model, optimizer, Progress(step=step), wait=True)
+    victim = tmp_path / "step-20" / name
+    victim.unlink()
+    victim.symlink_to(victim)
+    with pytest.raises(StorageError, match="cannot be read: Too many levels") as caught:
+        checkpoints.newest()
+    assert str(victim) in str(caught.value)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path: Path) -> None:
+    assert registered(tmp_path).newest() is None
+    for step in (10, 20):
+        (tmp_path / f"step-{step}").mkdir()
+    with pytest.raises(StorageError, match="damaged are step-20, step-10") as caught:
+        registered(tmp_path).newest()
+    assert "another checkpoint.uri" in str(caught.value.remedy)
+
+
 @pytest.mark.parametrize("harm", ["cut", "change", "remove", "manifest"])
 def test_a_damaged_one_is_skipped_with_the_name_of_the_file(
     tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
@@ -127,10 +217,73 @@ def test_an_older_attempt_can_neither_commit_nor_start(tmp_path: Path) -> None:
         registered(tmp_path, attempt=3)
 
 
-def test_the_same_attempt_may_start_again_in_place(tmp_path: Path) -> None:
-    registered(tmp_path, attempt=3)
-    registered(tmp_path, attempt=3)
-    assert (tmp_path / "fence").read_text() == "3"
+def test_an_attempt_that_was_slow_to_register_leaves_the_newer_one_alone(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    slow = Checkpoints(tmp_path, keep=3, group=group(3))
+    new = registered(tmp_path, attempt=4)
+    staged = new._make_staged(10)
+    Fence(tmp_path, Place(attempt=3).term).announce()  # it had looked before
+    with pytest.raises(CommunicationError, match="attempt 4 has taken over"):
+        slow.register()
+    assert staged.exists()
+    new.save(model, optimizer, Progress(step=10), wait=True)
+    assert "step-10" in steps(tmp_path)
+
+
+def test_who_registers_takes_away_what_older_ones_are_writing_and_they_cannot_commit(
+    tmp_path: Path,
+) -> None:
+    old = registered(tmp_path, attempt=3)
+    staged = old._make_staged(10)
+    registered(tmp_path, attempt=4)
+    assert not staged.exists()
+    assert steps(tmp_path) == []
+
+
+def test_a_save_does_not_fail_because_an_old_checkpoint_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stale(path: Path, by: Term) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    model, optimizer = parts()
+    checkpoints = registered(tmp_path, keep=1)
+    checkpoints.save(model, optimizer, Progress(step=10), wait=True)
+    monkeypatch.setattr("troika_trainer.directories.remove", stale)
+    checkpoints.save(model, optimizer, Progress(step=20), wait=True)
+    assert checkpoints.finished() is not None
+    assert f"{tmp_path / 'step-10'} cannot be removed: Stale file handle" in caplog.text
+    assert steps(tmp_path) == ["step-10", "step-20"]
+
+
+def test_a_writer_that_is_killed_before_its_commit_is_followed_by_one_that_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it needs of the other ranks is still there."""
+    model, optimizer = parts()
+    checkpoints = registered(tmp_path)
+    before: list[str] = []
+    check = Fence.check
+
+    def look(fence: Fence) -> None:
+        before.extend(path.name for path in tmp_path.glob("step-10.tmp-*/part-*"))
+        check(fence)
+
+    monkeypatch.setattr(Fence, "check", look)
+    checkpoints.save(model, optimizer, Progress(step=10), wait=True)
+    assert before == ["part-0"]
+    assert not list((tmp_path / "step-10").glob("part-*"))
+
+
+def test_a_writer_that_is_killed_after_its_commit_has_saved(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    checkpoints = registered(tmp_path)
+    checkpoints.save(model, optimizer, Progress(step=10), wait=True)
+    assert checkpoints._staging is not None
+    request = checkpoints._request(tmp_path / "step-10.tmp-gone", Progress(step=10))
+    answer = write(checkpoints._staging.layout, checkpoints._staging.taken, request)
+    assert answer.manifest.progress.step == 10
+    assert answer.manifest.files
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:

@@ -368,10 +368,10 @@ def test_another_job_uses_what_the_first_has_tokenized(tmp_path: Path) -> None:
 
 
 def test_rows_of_another_length_are_made_of_the_same_tokens(tmp_path: Path) -> None:
-    stores, made = tmp_path / "checkpoints" / "cache", []
-    for length in (32, 32, 16):
-        data = {"packing": True, "sequenceLength": length}
-        train_here(pretrain_run(tmp_path, data=data, training={"steps": 1}))
+    stores, made = tmp_path / "cache", []
+    for number, length in enumerate((32, 32, 16)):
+        data = {"packing": True, "sequenceLength": length, "cache": {"uri": str(stores)}}
+        train_here(pretrain_run(tmp_path / str(number), data=data, training={"steps": 1}))
         made.append({path: path.stat().st_mtime_ns for path in stores.glob("rows-*/*/*.npy")})
     assert len(list(stores.glob("data-*"))) == 1
     assert made[0] == made[1], "packed once"
@@ -420,5 +420,6 @@ def test_data_is_tokenized_once_and_again_when_it_changes(tmp_path: Path) -> Non
     train_here(run)
     assert {path: path.stat().st_mtime_ns for path in stores.glob("*/*/index.json")} == first
     text.write_text("pack my box with five dozen liquor jugs\n" * 200)
-    train_here(run)
+    with pytest.raises(DataError, match=r"step-1 is of another run: data\.train, or what"):
+        train_here(run)
     assert len(list(stores.glob("data-*"))) == 2

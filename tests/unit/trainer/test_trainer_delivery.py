@@ -11,6 +11,7 @@ import fsspec  # type: ignore[import-untyped]
 import pytest
 
 from support.trainer_runs import pretrain_run, train_here
+from troika_api.term import Term
 from troika_trainer.delivery import FIRST_READ, Delivery, delivery_to
 from troika_trainer.errors import CommunicationError
 from troika_trainer.export import export
@@ -26,7 +27,7 @@ NOBODY = 65534
 
 def begin(uri: str | Path, files: dict[str, str], *, attempt: int, token: str = "0a") -> Delivery:
     """A delivery that is ready to be published."""
-    delivery = delivery_to(str(uri), attempt=attempt, token=token)
+    delivery = delivery_to(str(uri), term=Term.by_hand(attempt), token=token)
     delivery.begin()
     for name, content in files.items():
         (delivery.directory / name).parent.mkdir(exist_ok=True)
@@ -121,17 +122,18 @@ def test_all_of_it_is_on_the_disk_before_it_is_seen(
 
 def test_a_mount_point_is_filled_from_inside(volume: Path) -> None:
     (volume / "notes.md").write_text("not ours")
-    (volume / ".tmp-0-0c").mkdir()
-    (volume / ".tmp-7-0c").mkdir()
+    (volume / f".tmp-{Term.by_hand(0)}-0c").mkdir()
+    later = volume / f".tmp-{Term.by_hand(7)}-0c"
+    later.mkdir()
     for files in (OLD, NEW):
         delivery = begin(volume, files, attempt=1)
         assert delivery.directory.parent == volume
-        assert [path.name for path in volume.glob(".tmp*-0c")] == [".tmp-7-0c"]
+        assert list(volume.glob(".tmp*-0c")) == [later]
         delivery.publish()
         delivery.clean_up()
         assert found(fsspec.filesystem("file"), volume) == {**files, "notes.md": "not ours"}
         assert broken(volume) is None
-    assert not list(volume.glob(".tmp-1-*"))
+    assert not list(volume.glob(f".tmp-{Term.by_hand(1)}-*"))
 
 
 @pytest.fixture
@@ -196,7 +198,7 @@ def test_an_upload_that_fails_leaves_what_was_there(
 ) -> None:
     filesystem = fsspec.filesystem("memory")
     deliver(bucket, OLD, attempt=0)
-    delivery = delivery_to(bucket, attempt=1, token="0a")
+    delivery = delivery_to(bucket, term=Term.by_hand(1), token="0a")
     delivery.begin()
     (delivery.directory / "config.json").write_text("new")
 

@@ -1,10 +1,13 @@
 """Whole runs in this process: the same numbers whatever is cut, stopped or shared differently."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped]
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -165,12 +168,24 @@ def test_a_run_that_was_complete_only_exports_again(tmp_path: Path) -> None:
     assert again.status.stage is Stage.DONE
 
 
-def test_numbers_that_run_away_end_the_run_before_they_are_applied(tmp_path: Path) -> None:
-    run = pretrain_run(tmp_path, training={"optimizer": {"learningRate": 10.0, "gradientClip": 0}})
-    run["training"]["schedule"] = {"type": "Constant", "warmupRatio": 0.0}
-    run["model"]["config"] = {**run["model"]["config"], "initializer_range": 1e18}
+def test_numbers_that_run_away_end_the_run_before_they_are_applied(
+    tmp_path: Path, pretrained: Path
+) -> None:
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(pretrained, poisoned)
+    weights = load_file(poisoned / "model.safetensors")
+    weights["bert.embeddings.LayerNorm.weight"] *= math.inf
+    save_file(weights, poisoned / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(NonFiniteError, match=r"step 1: loss \S+, gradient norm"):
+        train_here(finetune_run(tmp_path, model=poisoned))
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    run = pretrain_run(tmp_path)
+    run["model"]["config"] = {**run["model"]["config"], "initializer_range": 1e18}
+    with pytest.raises(NonFiniteError, match="step 0: the loss on the validation split is") as told:
         train_here(run)
+    assert "data.validation" in str(told.value.remedy)
 
 
 def test_a_classifier_learns_reports_on_test_and_keeps_its_best(
@@ -209,6 +224,30 @@ def test_the_exported_classifier_is_the_best_one_not_the_last(
     assert kept == {f"step-{best}", "step-18"}
     report = (tmp_path / "model" / "report.json").read_text()
     assert f'"bestStep": {best}' in report
+
+
+def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
+    tmp_path: Path, pretrained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = finetune_run(
+        tmp_path,
+        model=pretrained,
+        training={"epochs": 8},
+        checkpoint={"keep": 1},
+        evaluation={"bestBy": "accuracy"},
+    )
+    train_here(run)
+    written = tmp_path / "model" / "report.json"
+    best = json.loads(written.read_text())["evaluation"]["bestStep"]
+    assert best != 48, "all are told apart before the end"
+    victim = tmp_path / "checkpoints" / f"step-{best}" / "manifest.json"
+    victim.write_text("{}")
+    train_here(run, place=Place(attempt=1))
+    report = json.loads(written.read_text())
+    assert report["evaluation"]["bestStep"] == 48
+    told = f"of step 48: the checkpoint of the best, step {best}, was damaged"
+    assert report["environment"]["Weights"] == told
+    assert str(victim) in caplog.text
 
 
 def test_pairs_of_texts_are_told_apart(tmp_path: Path, pretrained: Path) -> None:

@@ -2,8 +2,8 @@
 
 ::
 
-    <uri>/fence                      number of the newest attempt; an older one may not commit
-    <uri>/step-400.tmp-2-815/        being written by attempt 2
+    <uri>/terms/                     who has owned this; the greatest may commit (`fence.py`)
+    <uri>/step-400.tmp-TERM-815/     being written by the attempt with this term
     <uri>/step-400/manifest.json     progress, sizes and checksums; its directory was renamed last
     <uri>/step-400/*.distcp          weights and optimizer state (torch.distributed.checkpoint)
 
@@ -12,7 +12,6 @@ random state is saved because there is none: every step seeds itself (`loop.py`)
 """
 
 import logging
-import os
 import shutil
 import time
 import warnings
@@ -35,13 +34,16 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
 from troika_api.contract import SavedCheckpoint
 
+from .directories import path_of, remove_staged, staged_of, steps
 from .distributed import Group
 from .errors import StorageError
-from .integrity import write_durably
-from .manifest import Manifest, Progress, damaged
+from .fence import Fence
+from .integrity import Identity
+from .lineage import Lineage, check
+from .manifest import Manifest, Progress, damaged, unreadable
 from .saver import Saver
 from .staging import Staging
-from .writer import FENCE, Request, check_fence, path_of, steps
+from .writer import Request
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +67,14 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int, group: Group) -> None:
         self.directory = directory
+        self.lineage: Lineage = {}
+        """Of the run; it goes into every manifest. Not known before the data is prepared."""
         self._keep = keep
         self._group = group
-        self._attempt = group.place.attempt
+        self._term = group.place.term
+        self._fence = Fence(directory, self._term)
+        self._damaged: set[int] = set()
+        """Steps of those that were skipped: the next commit removes them."""
         self._saver = Saver()
         self._staging: Staging | None = None
         self._blocked = 0.0
@@ -77,6 +84,7 @@ class Checkpoints:
 
         Raises:
             CommunicationError: a newer attempt is already running.
+            ConfigError: a newer job has this checkpoint.uri.
         """
         self._group.from_first(self._register)
 
@@ -85,8 +93,9 @@ class Checkpoints:
 
         Raises:
             CommunicationError: a newer attempt has taken over.
+            ConfigError: a newer job has.
         """
-        self._group.from_first(lambda: check_fence(self.directory, self._attempt))
+        self._group.from_first(self._fence.check)
 
     # ------------------------------------------------------------------------------- writing
 
@@ -121,6 +130,7 @@ class Checkpoints:
         Raises:
             StorageError: it could not be written; the older ones are untouched.
             CommunicationError: a newer attempt has taken over.
+            ConfigError: a newer job has.
         """
         started = time.monotonic()
         self._saver.wait()
@@ -153,6 +163,7 @@ class Checkpoints:
         Raises:
             StorageError: it could not be written; the older ones are untouched.
             CommunicationError: a newer attempt has taken over.
+            ConfigError: a newer job has.
         """
         answer = self._saver.poll()
         if answer is None:
@@ -168,16 +179,18 @@ class Checkpoints:
         self._saver.close()
 
     def _make_staged(self, step: int) -> Path:
-        final = path_of(self.directory, step)
-        staged = final.with_name(f"{final.name}.tmp-{self._attempt}-{os.getpid()}")
+        staged = staged_of(self.directory, step, self._term)
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         return staged
 
     def _request(self, staged: Path, progress: Progress) -> Request:
+        self._damaged.discard(progress.step)  # this one takes its place
         manifest = Manifest(
             progress=progress.copy(),  # the loop goes on with its own
-            attempt=self._attempt,
+            attempt=self._term.attempt,
+            term=str(self._term),
+            lineage=self.lineage,
             world_size=self._group.size,
             time=time.time(),
             versions={"torch": torch.__version__, "transformers": transformers.__version__},
@@ -187,31 +200,66 @@ class Checkpoints:
             final=path_of(self.directory, progress.step),
             manifest=manifest,
             rank=self._group.place.rank,
+            term=self._term,
             keep=self._keep,
+            damaged=frozenset(self._damaged),
             small={},
         )
 
     # ------------------------------------------------------------------------------- reading
 
     def newest(self) -> Manifest | None:
-        """The newest checkpoint that is complete and undamaged; warns of those that are not."""
-        for step in self._group.from_first(lambda: sorted(steps(self.directory), reverse=True)):
+        """The newest checkpoint that is complete and undamaged; warns of those that are not.
+
+        Returns:
+            None where there never was one.
+
+        Raises:
+            StorageError: there are some, and none can be used or read: that is no reason to begin
+                at step 0.
+            DataError: the newest is of a run with other data.
+            ConfigError: the newest is of a run that differs in something else.
+        """
+        found = self.steps()[::-1]
+        for step in found:
             manifest = self.verified(step)
             if manifest is not None:
+                check(manifest.lineage, self.lineage, checkpoint=path_of(self.directory, step))
                 return manifest
+        if found:
+            names = ", ".join(path_of(self.directory, step).name for step in found)
+            raise StorageError(
+                f"no checkpoint in {self.directory} can be used; damaged are {names}",
+                "restore one of them, remove them to start at step 0, or give the run another "
+                "checkpoint.uri",
+            )
         return None
 
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints that are there, damaged ones among them."""
+        return self._group.from_first(lambda: sorted(steps(self.directory)))
+
     def verified(self, step: int) -> Manifest | None:
-        """The checkpoint of a step, or None where it is damaged. The ranks share the reading."""
+        """The checkpoint of a step, or None where it is damaged. The ranks share the reading.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
         directory = path_of(self.directory, step)
         manifest = self._group.from_first(lambda: Manifest.read(directory))
-        if manifest is None:
-            return None
-        rank, size = self._group.place.rank, self._group.size
-        problems = damaged(directory, dict(sorted(manifest.files.items())[rank::size]))
-        for problem in problems:
-            log.warning("checkpoint skipped: %s", problem)
-        return None if self._group.any(bool(problems)) else manifest
+        if manifest is not None:
+            rank, size = self._group.place.rank, self._group.size
+            share = dict(sorted(manifest.files.items())[rank::size])
+            found = self._group.gather(_looked_at(directory, share))
+            for problem in found[rank].problems:
+                log.warning("checkpoint skipped: %s", problem)
+            for looked in found:
+                if looked.error is not None:
+                    raise looked.error
+            if not any(looked.problems for looked in found):
+                return manifest
+        self._damaged.add(step)
+        return None
 
     def load(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
@@ -248,10 +296,23 @@ class Checkpoints:
 
     def _register(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        check_fence(self.directory, self._attempt)
-        write_durably(self.directory / FENCE, str(self._attempt).encode())
-        for path in self.directory.glob("step-*.tmp-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        self._fence.register()
+        remove_staged(self.directory, self._term)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What one rank has found in its share of the files."""
+
+    problems: list[str]
+    error: StorageError | None = None
+
+
+def _looked_at(directory: Path, files: dict[str, Identity]) -> _Looked:
+    try:
+        return _Looked(damaged(directory, files))
+    except OSError as error:  # told to all ranks, which would wait for this one
+        return _Looked([], unreadable(Path(error.filename or directory), error))
 
 
 def checkpoint_directory(uri: str, field: str = "checkpoint.uri") -> Path:

@@ -2,9 +2,9 @@
 
 ::
 
-    <parent>/.model.tmp-2-9f31c07a/    being written by attempt 2
-    <parent>/.model.old-2-9f31c07a/    what was at <parent>/model, until the new one is
-    <target>/.tmp-2-9f31c07a/          the same in a mount point or an object store
+    <parent>/.model.tmp-TERM-9f31c07a/    being written by the attempt with this term
+    <parent>/.model.old-TERM-9f31c07a/    what was at <parent>/model, until the new one is
+    <target>/.tmp-TERM-9f31c07a/          the same in a mount point or an object store
 
 A directory on a disk is written beside its target and renamed: whoever looks sees the old one or
 the new one. A mount point, a directory that is all one may write to, and what is in an object
@@ -26,11 +26,13 @@ import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from typing_extensions import override
 
+from troika_api.term import Term
+
 from .integrity import SUMS, seal, sync_directory
 
 FIRST_READ = ("model.safetensors.index.json", "adapter_config.json", "config.json")
 """What `from_pretrained` looks for before it looks at anything else."""
-_LEFT = re.compile(r"\.(tmp|old)-(\d+)-[0-9a-f]+$")
+_LEFT = re.compile(r"\.(tmp|old)-(.+)-[0-9a-f]+$")
 
 
 class Delivery(ABC):
@@ -39,9 +41,9 @@ class Delivery(ABC):
     directory: Path
     """Where to write what is to be delivered."""
 
-    def __init__(self, uri: str, attempt: int) -> None:
+    def __init__(self, uri: str, term: Term) -> None:
         self.uri = uri
-        self.attempt = attempt
+        self.term = term
 
     @abstractmethod
     def begin(self) -> None:
@@ -62,35 +64,38 @@ class Delivery(ABC):
     def _is_left(self, name: str, kind: str) -> bool:
         """Whether a name is of this or an earlier attempt, whose processes are dead by now."""
         found = _LEFT.search(name)
-        return found is not None and found[1] == kind and int(found[2]) <= self.attempt
+        try:
+            return found is not None and found[1] == kind and Term.parse(found[2]) <= self.term
+        except ValueError:
+            return False  # somebody else's
 
 
-def delivery_to(uri: str, *, attempt: int, token: str) -> Delivery:
+def delivery_to(uri: str, *, term: Term, token: str) -> Delivery:
     """How to deliver to a place.
 
     Args:
         uri: A directory, on a disk or wherever fsspec reaches.
-        attempt: Who delivers.
+        term: Who delivers.
         token: Some random hexadecimal digits, which tell this delivery from all others.
     """
     filesystem, path = fsspec.core.url_to_fs(uri)
     if not isinstance(filesystem, LocalFileSystem):
-        return _Inside(uri, attempt, token, filesystem, path)
+        return _Inside(uri, term, token, filesystem, path)
     target = Path(path)
     closed = target.is_dir() and not os.access(target.parent, os.W_OK, effective_ids=True)
     if target.is_mount() or closed:
-        return _Inside(uri, attempt, token, filesystem, path)
-    return _Beside(uri, attempt, token, target)
+        return _Inside(uri, term, token, filesystem, path)
+    return _Beside(uri, term, token, target)
 
 
 class _Beside(Delivery):
     """On a disk: renamed."""
 
-    def __init__(self, uri: str, attempt: int, token: str, target: Path) -> None:
-        super().__init__(uri, attempt)
+    def __init__(self, uri: str, term: Term, token: str, target: Path) -> None:
+        super().__init__(uri, term)
         self._target = target
-        self.directory = target.with_name(f".{target.name}.tmp-{attempt}-{token}")
-        self._old = target.with_name(f".{target.name}.old-{attempt}-{token}")
+        self.directory = target.with_name(f".{target.name}.tmp-{term}-{token}")
+        self._old = target.with_name(f".{target.name}.old-{term}-{token}")
 
     @override
     def begin(self) -> None:
@@ -133,13 +138,13 @@ class _Inside(Delivery):
     """
 
     def __init__(
-        self, uri: str, attempt: int, token: str, filesystem: fsspec.AbstractFileSystem, target: str
+        self, uri: str, term: Term, token: str, filesystem: fsspec.AbstractFileSystem, target: str
     ) -> None:
-        super().__init__(uri, attempt)
+        super().__init__(uri, term)
         self._filesystem, self._target = filesystem, target.rstrip("/")
-        self._staged = f"{self._target}/.tmp-{attempt}-{token}"
+        self._staged = f"{self._target}/.tmp-{term}-{token}"
         self._is_local = isinstance(filesystem, LocalFileSystem)
-        scratch = Path(tempfile.gettempdir()) / f"troika-export-{attempt}-{token}"
+        scratch = Path(tempfile.gettempdir()) / f"troika-export-{term}-{token}"
         self.directory = Path(self._staged) if self._is_local else scratch
 
     @override

@@ -6,11 +6,12 @@ import time
 
 from troika_api.contract import Evaluation, LastWord, Stage
 from troika_api.v1alpha1.run import FinetuneRun
+from troika_api.v1alpha1.tasks import Criterion
 
 from .batch import Examples
 from .delivery import delivery_to
 from .environment import environment
-from .errors import StorageError, TerminatedError
+from .errors import TerminatedError
 from .export import Result, export, publish
 from .frozen import restore_frozen
 from .loop import Trainer
@@ -29,9 +30,9 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
     """
     run, progress, telemetry = trainer.run, trainer.progress, trainer.telemetry
     task = trainer.objective.task
-    report, worst = None, []
+    report, worst, instead = None, [], dict[str, str]()
     if isinstance(run, FinetuneRun):
-        _load_best(trainer)
+        instead = _load_best(trainer, run.best_by)
         examples = test if test is not None else trainer.validation
         measured = _measured(trainer, examples)
         report = task.report(measured, examples)
@@ -56,7 +57,7 @@ def finish(trainer: Trainer, *, test: Examples | None) -> None:
         evaluation,
         report,
         worst=worst,
-        environment=environment(run, trainer.group, trainer.objective.model),
+        environment=environment(run, trainer.group, trainer.objective.model) | instead,
     )
     _deliver(trainer, result)
     path = run.output.uri
@@ -78,7 +79,7 @@ def _deliver(trainer: Trainer, result: Result) -> None:
     group, objective = trainer.group, trainer.objective
     trainer.checkpoints.check_ours()
     delivery = delivery_to(
-        trainer.run.output.uri, attempt=group.place.attempt, token=secrets.token_hex(4)
+        trainer.run.output.uri, term=group.place.term, token=secrets.token_hex(4)
     )
 
     def write() -> None:
@@ -96,13 +97,30 @@ def _deliver(trainer: Trainer, result: Result) -> None:
             delivery.clean_up()
 
 
-def _load_best(trainer: Trainer) -> None:
-    best = trainer.progress.best_step
-    if best is None or best == trainer.progress.step:
-        return
-    if trainer.checkpoints.verified(best) is None:
-        raise StorageError(f"the best checkpoint, of step {best}, cannot be read")
-    trainer.checkpoints.load(best, trainer.objective.model)
+def _load_best(trainer: Trainer, best_by: Criterion) -> dict[str, str]:
+    """Load the best weights that are left, and make the progress say which they are.
+
+    Returns:
+        What to tell of it in the report: nothing where they are those that were the best.
+    """
+    progress, checkpoints = trainer.progress, trainer.checkpoints
+    best = progress.best_step
+    if best is None or best == progress.step:
+        return {}
+    if checkpoints.verified(best) is not None:
+        checkpoints.load(best, trainer.objective.model)
+        return {}
+    left = progress.best_first({*checkpoints.steps(), progress.step} - {best}, best_by)
+    for step in left:
+        if step == progress.step or checkpoints.verified(step) is not None:
+            break
+    else:
+        step = progress.step
+    if step != progress.step:
+        checkpoints.load(step, trainer.objective.model)
+    progress.best_step = step
+    log.warning("the best checkpoint is damaged: step %d instead of %d", step, best)
+    return {"Weights": f"of step {step}: the checkpoint of the best, step {best}, was damaged"}
 
 
 def _measured(trainer: Trainer, examples: Examples) -> Measured:

@@ -1,5 +1,6 @@
 """Whether a directory still holds what was written: sizes and checksums of all its files."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ Identity = tuple[int, str]
 """Size in bytes and SHA-256 of a file."""
 
 SUMS = "sums.json"
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What is not where it should be is damage; any other error says nothing of what is on the disk."""
 
 
 def identity(path: Path) -> Identity:
@@ -20,14 +23,18 @@ def identity(path: Path) -> Identity:
 
 
 def problem(path: Path, expected: Identity) -> str | None:
-    """What is wrong with a file that should be so, in words that go after its name."""
+    """What is wrong with a file that should be so, in words that go after its name.
+
+    Raises:
+        OSError: that cannot be told, for the storage fails.
+    """
     try:
         size = path.stat().st_size
         if size != expected[0]:
             return f"is damaged: {size} bytes instead of {expected[0]}"
         return None if identity(path) == tuple(expected) else "is damaged: its SHA-256 has changed"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+    except MISSING as error:
+        return f"is missing: {error.strerror}"
 
 
 def seal(directory: Path) -> None:
@@ -42,25 +49,35 @@ def seal(directory: Path) -> None:
 
 
 def broken(directory: Path) -> str | None:
-    """What is wrong with a sealed directory, naming the file; None where nothing is."""
+    """What is wrong with a sealed directory, naming the file; None where nothing is.
+
+    One that cannot be read is as good as broken: it can be made again.
+    """
+    path = directory / SUMS
     try:
-        sums: dict[str, Identity] = json.loads((directory / SUMS).read_text())
+        sums: dict[str, Identity] = json.loads(path.read_text())
+        for name, expected in sorted(sums.items()):
+            path = directory / name
+            if found := problem(path, expected):
+                return f"{path} {found}"
     except (OSError, ValueError) as error:
-        return f"{directory / SUMS} cannot be read: {error}"
-    for name, expected in sorted(sums.items()):
-        if found := problem(directory / name, expected):
-            return f"{directory / name} {found}"
+        return f"{path} cannot be read: {error}"
     return None
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file that is whole or not there, even after a power cut."""
+    """Write a small file that is whole or not there, even after a power cut or on a full disk."""
     staged = path.with_name(path.name + ".tmp")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    try:
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

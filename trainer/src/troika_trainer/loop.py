@@ -334,7 +334,7 @@ class Trainer:
                 self.stream.seek(self.progress.stream, step=self.progress.step)
             self.saved_step = manifest.progress.step
             self.telemetry.status.checkpoint = self.checkpoints.described(manifest)
-            log.info("resumed", extra={"step": self.progress.step, "from": manifest.attempt})
+            log.info("resumed", extra={"step": self.progress.step, "from": manifest.term})
         peak = peak_flops(self.group.device, self.run.training.precision) if self.flops else None
         self.telemetry.plan(
             total_steps=self.schedule.total,
@@ -343,7 +343,11 @@ class Trainer:
         self.telemetry.resumed(step=self.progress.step, tokens=self.progress.tokens)
 
     def evaluate(self) -> None:
-        """Measure on validation; note the score, and whether it is the best so far."""
+        """Measure on validation; note the score, and whether it is the best so far.
+
+        Raises:
+            NonFiniteError: the loss is no number: no score of such weights means anything.
+        """
         self.telemetry.stage(Stage.EVALUATING)
         spec = self.run.evaluation
         limit = spec.max_sequences if isinstance(spec, PretrainEvaluation) else None
@@ -353,6 +357,9 @@ class Trainer:
         if measured is None:
             self.stopping = True
             return
+        if not math.isfinite(measured.loss):
+            self.checkpoints.settle()
+            raise nonfinite.in_validation(self.progress.step, measured.loss, self.last_step)
         scores = self.objective.task.metrics(measured, self.validation)
         if self.progress.note(scores, best_by):
             self.save_now = True

@@ -73,6 +73,20 @@ def explain(  # noqa: PLR0913
     )
 
 
+def in_validation(step: int, loss: float, last: StepReport | Point | None) -> NonFiniteError:
+    """What to raise where the loss of the validation split is no number.
+
+    Args:
+        step: The step whose weights were measured.
+        loss: Mean over the split.
+        last: The step that led there, where this attempt has made it.
+    """
+    return NonFiniteError(
+        f"step {step}: the loss on the validation split is {loss}; {_before(last)}",
+        "look at the rows of data.validation; else " + REMEDY,
+    )
+
+
 def _before(last: StepReport | Point | None) -> str:
     """What was fine: numbers of the step before, or of an earlier attempt's points."""
     if last is None:

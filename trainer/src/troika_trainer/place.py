@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from troika_api import contract
+from troika_api.term import Term
 
 ENV_ROUND = "TROIKA_ROUND"
 """From launcher to ranks: the name of this start of the processes, the same on all nodes."""
@@ -20,7 +21,9 @@ class Place:
     local_rank: int = 0
     local_world_size: int = 1
     attempt: int = 0
-    """Number that the operator gave; the fencing token of every checkpoint."""
+    """Number that the operator gave."""
+    given_term: Term | None = None
+    """The fencing token of every checkpoint, where an operator gave one."""
     restart: int = 0
     """How often torchrun has restarted the processes of this attempt in place."""
     micro_batch_divisor: int = 1
@@ -32,16 +35,25 @@ class Place:
     def of(cls, environ: Mapping[str, str]) -> "Place":
         """Read the variables that torchrun and the operator set."""
         error_file = environ.get("TORCHELASTIC_ERROR_FILE")
+        term = environ.get(contract.ENV_TERM)
         return cls(
             rank=int(environ.get("RANK", "0")),
             world_size=int(environ.get("WORLD_SIZE", "1")),
             local_rank=int(environ.get("LOCAL_RANK", "0")),
             local_world_size=int(environ.get("LOCAL_WORLD_SIZE", "1")),
             attempt=int(environ.get(contract.ENV_ATTEMPT) or "0"),
+            given_term=Term.parse(term) if term else None,
             restart=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
             micro_batch_divisor=int(environ.get(contract.ENV_MICRO_BATCH_DIVISOR) or "1"),
             error_file=Path(error_file) if error_file else None,
         )
+
+    @property
+    def term(self) -> Term:
+        """What orders the owners of a directory of checkpoints. Without an operator it is made of
+        the attempt alone, and is below that of every job.
+        """
+        return self.given_term or Term.by_hand(self.attempt)
 
     @property
     def is_first(self) -> bool:

@@ -1,7 +1,9 @@
 """Bring preprocessor and data to where every rank can open them."""
 
+import io
 import itertools
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from .batch import Examples
 from .distributed import Group
 from .encode import Alive, counted
 from .errors import ConfigError
+from .integrity import write_durably
+from .lineage import PREPROCESSOR, TRAIN, VALIDATION, Lineage, digest_of, lineage
 from .preprocessor import Preprocessing
 from .rows import Row
 from .runfile import Run, local_or_hub
@@ -23,6 +27,8 @@ from .sources import Sources
 from .stream import DEFAULT_WINDOW, TEXT, Stream, held_out
 from .tasks import Task, task_class
 from .tasks.base import Numbers
+
+log = logging.getLogger(__name__)
 
 ROWS_FOR_A_TOKENIZER = 1_000_000
 """Of a stream, which may take days to read to its end."""
@@ -47,7 +53,20 @@ class Cache:
         return directory
 
 
-def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
+@dataclass(frozen=True)
+class Prepared:
+    """A task that knows its data."""
+
+    task: Task
+    stores: dict[str, Store]
+    """By split."""
+    lineage: Lineage
+    """What a checkpoint has to share with this run."""
+    digests: Mapping[str, str]
+    """Of the content of every split; of none that is streamed."""
+
+
+def prepare_task(run: Run, cache: Cache) -> Prepared:
     """Make or load the preprocessor, encode the data once, and open every split.
 
     Raises:
@@ -59,7 +78,10 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
     preprocessor = _preprocessor(run, kind.preprocessing, sources, cache)
     task = kind(run, preprocessor)
     if isinstance(run, PretrainRun) and run.data.streaming:
-        return task, _stream(run, task, sources, cache.alive)
+        # The files are compared by the stream itself, which knows its place in them.
+        tokens = {PREPROCESSOR: kind.preprocessing.fingerprint(preprocessor)}
+        stores = _stream(run, task, sources, cache.alive)
+        return Prepared(task, stores, lineage(run, tokens), {})
     read_later = {"cache", "packing", "sequence_length", "streaming", "shuffle_window"}
     key = data.fingerprint(
         sources.identity(),
@@ -72,11 +94,14 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
         lambda staged: data.write_splits(staged, sources=sources, task=task, alive=cache.alive),
     )
     stores = data.open_splits(directory, task)
+    digests = {split: digest_of(directory, split) for split in stores}
     task.arrange(
         stores,
         lambda kind, facts, fill: cache.once(f"{kind}-{data.fingerprint(key, *facts)}", fill),
     )
-    return task, stores
+    # What is only tested on has no part in the weights.
+    content = {TRAIN: digests["train"], VALIDATION: digests["validation"]}
+    return Prepared(task, stores, lineage(run, content), digests)
 
 
 def _together(run: Run, kind: type[Task]) -> list[str]:
@@ -106,7 +131,10 @@ def _stream(run: PretrainRun, task: Task, sources: Sources, alive: Alive) -> dic
 
 
 def first_look(
-    task: Task, splits: dict[str, Examples], cache: Cache, measure: Callable[[Examples], Numbers]
+    prepared: Prepared,
+    splits: dict[str, Examples],
+    cache: Cache,
+    measure: Callable[[Examples], Numbers],
 ) -> None:
     """Let the task look at every split with the model as the run starts.
 
@@ -114,25 +142,41 @@ def first_look(
     the start weights have changed on disk since.
     """
     for name, examples in splits.items():
-        task.first_look(examples, lambda split, name=name: _kept(name, split, cache, measure))  # type: ignore[misc]
+        key = data.fingerprint(prepared.lineage, prepared.digests.get(name))
+        file = cache.own / f"first-look-{name}-{key}.npy"
+        prepared.task.first_look(
+            examples,
+            lambda split, file=file: _kept(file, split, cache, measure),  # type: ignore[misc]
+        )
 
 
 def _kept(
-    name: str, examples: Examples, cache: Cache, measure: Callable[[Examples], Numbers]
+    file: Path, examples: Examples, cache: Cache, measure: Callable[[Examples], Numbers]
 ) -> Numbers:
-    file = cache.own / f"first-look-{name}.npy"
-    if not cache.group.from_first(file.exists):
-        seen = measure(examples)  # by all ranks together
-        staged = file.with_suffix(f".tmp-{cache.group.place.attempt}.npy")
-        cache.group.from_first(lambda: _write_whole(file, staged, seen))
-    kept: Numbers = np.load(file)
+    kept = cache.group.from_first(lambda: _read_whole(file))
+    if kept is None:
+        kept = measure(examples)  # by all ranks together, which all have the result
+        cache.group.from_first(lambda: _write_whole(file, kept))
     return kept
 
 
-def _write_whole(file: Path, staged: Path, array: Numbers) -> None:
+def _read_whole(file: Path) -> Numbers | None:
+    """What was kept; None where there is nothing, or no more than a part of it."""
+    try:
+        kept: Numbers = np.load(file)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError) as error:
+        log.warning("%s is damaged and made again: %s", file, error)
+        return None
+    return kept
+
+
+def _write_whole(file: Path, array: Numbers) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.save(staged, array)
-    staged.replace(file)
+    content = io.BytesIO()
+    np.save(content, array)
+    write_durably(file, content.getvalue())
 
 
 def _preprocessor(run: Run, kind: Preprocessing, sources: Sources, cache: Cache) -> Any:

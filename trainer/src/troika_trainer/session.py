@@ -40,7 +40,9 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
         own, named = directory / "cache", run.data.cache
         shared = checkpoint_directory(named.uri, "data.cache.uri") if named else own
         cache = Cache(shared, own, group, telemetry.alive)
-        task, stores = prepare_task(run, cache)
+        prepared = prepare_task(run, cache)
+        task, stores = prepared.task, prepared.stores
+        checkpoints.lineage = prepared.lineage
         splits = {name: task.examples(store) for name, store in stores.items()}
 
         telemetry.stage(Stage.LOADING)
@@ -61,6 +63,6 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
         )
         with telemetry.tracking(Tracking(trackers(run, directory) if group.is_first else ())):
             with stop.finishing_steps():
-                first_look(task, splits, cache, trainer.look)
+                first_look(prepared, splits, cache, trainer.look)
                 trainer.fit()
             finish(trainer, test=splits.get("test"))

@@ -7,6 +7,7 @@ directory and need no process group. It ignores SIGTERM and dies with its traine
 
 import ctypes
 import dataclasses
+import logging
 import os
 import pickle
 import shutil
@@ -22,12 +23,17 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.storage import WriteResult
 
+from troika_api.term import Term
+
+from .directories import prune, remove, steps, superfluous
 from .errors import CommunicationError, StorageError, TrainerError
+from .fence import Fence
 from .integrity import Identity, identity, sync_directory, write_durably
 from .layout import Layout, Taken
 from .manifest import Manifest
 
-FENCE = "fence"
+log = logging.getLogger(__name__)
+
 READY = "ready"
 REMEDY = "make room on the volume of checkpoint.uri, or lower checkpoint.keep"
 PR_SET_PDEATHSIG = 1
@@ -43,7 +49,10 @@ class Request:
     manifest: Manifest
     """Without files: only the writer knows them."""
     rank: int
+    term: Term
     keep: int
+    damaged: frozenset[int]
+    """Steps of checkpoints that were found to be of no use."""
     small: dict[MetadataIndex, bytes]
 
 
@@ -61,8 +70,11 @@ def write(layout: Layout, taken: Taken, request: Request) -> Answer:
     Raises:
         StorageError: it cannot be written; what was is gone.
         CommunicationError: another rank gave up, or a newer attempt has taken over.
+        ConfigError: a newer job has.
     """
     started = time.monotonic()
+    if (manifest := _committed(request)) is not None:
+        return Answer(manifest, time.monotonic() - started)
     try:
         storage = FileSystemWriter(request.staged)
         results = storage.write_data(layout.plan, taken).wait()
@@ -75,13 +87,42 @@ def write(layout: Layout, taken: Taken, request: Request) -> Answer:
         gave_up = not request.staged.exists() and request.staged.parent.exists()
         shutil.rmtree(request.staged, ignore_errors=True)
         if gave_up:
-            check_fence(request.staged.parent, request.manifest.attempt)
+            Fence(request.staged.parent, request.term).check()
             raise CommunicationError(f"another rank gave up {request.staged.name}") from error
         raise _storage_error(request, layout, error) from error
     except BaseException:
         shutil.rmtree(request.staged, ignore_errors=True)
         raise
+    if request.rank == 0:
+        _tidy(request)
     return Answer(manifest, time.monotonic() - started)
+
+
+def _committed(request: Request) -> Manifest | None:
+    """The checkpoint, where a writing process was killed after its commit and before its answer."""
+    if request.staged.exists() or not request.final.exists():
+        return None
+    manifest = Manifest.read(request.final)
+    return manifest if manifest and manifest.term == str(request.term) else None
+
+
+def _tidy(request: Request) -> None:
+    """What is not needed any more. The checkpoint is there: nothing here may fail its save."""
+    directory, progress = request.final.parent, request.manifest.progress
+    try:
+        for part in request.final.glob("part-*"):
+            part.unlink()
+        doomed = superfluous(
+            steps(directory),
+            committed=progress.step,
+            best=progress.best_step,
+            damaged=request.damaged,
+            keep=request.keep,
+        )
+    except OSError as error:
+        log.warning("%s cannot be tidied up: %s", directory, error.strerror)
+    else:
+        prune(directory, doomed, request.term)
 
 
 def _storage_error(request: Request, layout: Layout, error: OSError) -> StorageError:
@@ -105,18 +146,17 @@ def _commit(layout: Layout, request: Request) -> Manifest:
     files = {name: entry for part in parts for name, entry in part[1].items()}
     FileSystemWriter(staged).finish(layout.metadata, results)
     files[".metadata"] = identity(staged / ".metadata")
-    for rank in range(len(parts)):
-        (staged / f"part-{rank}").unlink()
+    # The parts stay until after the commit: a writer that is killed here is followed by another
+    # one, which needs those of all ranks.
     manifest = dataclasses.replace(request.manifest, files=files, time=time.time())
     manifest.write(staged)
-    check_fence(final.parent, manifest.attempt)
+    # An owner that registers after this look takes the staged directory away before it looks for
+    # checkpoints: then the rename fails.
+    Fence(final.parent, request.term).check()
     if final.exists():  # a damaged one that was skipped, or one that an older attempt made
-        remove(final)
+        remove(final, request.term)
     staged.rename(final)
     sync_directory(final.parent)
-    for step in sorted(steps(final.parent), reverse=True)[request.keep :]:
-        if step != manifest.progress.best_step:
-            remove(path_of(final.parent, step))
     return manifest
 
 
@@ -126,41 +166,6 @@ def _parts(staged: Path, ranks: int) -> list[tuple[list[WriteResult], dict[str, 
     while not set(names) <= set(os.listdir(staged)):  # noqa: PTH208 - listing sees others' files
         time.sleep(SECONDS_BETWEEN_LOOKS)
     return [pickle.loads((staged / name).read_bytes()) for name in names]  # noqa: S301 - ours
-
-
-def path_of(directory: Path, step: int) -> Path:
-    """Directory of the checkpoint of a step."""
-    return directory / f"step-{step}"
-
-
-def steps(directory: Path) -> list[int]:
-    """Steps of all checkpoints that were committed."""
-    names = [path.name.removeprefix("step-") for path in directory.glob("step-*")]
-    return [int(name) for name in names if name.isdigit()]
-
-
-def remove(checkpoint: Path) -> None:
-    """Take a checkpoint away: at once for whoever looks, then from the disk."""
-    doomed = checkpoint.with_name(f"{checkpoint.name}.tmp-old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def check_fence(directory: Path, attempt: int) -> None:
-    """Look whether a newer attempt owns this directory.
-
-    Raises:
-        CommunicationError: it does.
-    """
-    try:
-        newest = int((directory / FENCE).read_text())
-    except FileNotFoundError:
-        return
-    if newest > attempt:
-        raise CommunicationError(
-            f"attempt {newest} has taken over {directory}; this is attempt {attempt}"
-        )
 
 
 def main() -> None:

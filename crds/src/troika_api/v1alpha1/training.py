@@ -196,7 +196,8 @@ class Checkpoint(CamelModel):
     """Where and how often the state of the run is saved."""
 
     uri: VolumeURI
-    """Directory for checkpoints, on storage that every node mounts."""
+    """Directory for checkpoints, on storage that every node mounts. A later job with the same one
+    takes it over and goes on from there, if it reads the same data in the same order."""
     interval: Annotated[str, Field(pattern=INTERVAL, max_length=32)] = "10m"
     """Time between two checkpoints, such as 10m; a number of steps, such as 500steps; or Auto.
     Auto: as often as pays (Young/Daly), from the measured cost and the failures seen so far."""

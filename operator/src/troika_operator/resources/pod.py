@@ -21,6 +21,7 @@ from kubernetes.aio.client import (
 )
 
 from troika_api import contract
+from troika_api.term import Term
 from troika_api.v1alpha1.compute import Compute
 from troika_api.v1alpha1.training import AUTO
 
@@ -80,6 +81,7 @@ def environment(job: Job, shape: Shape) -> list[V1EnvVar]:
     fixed = {
         contract.ENV_RUN_FILE: contract.RUN_FILE,
         contract.ENV_ATTEMPT: str(shape.number),
+        contract.ENV_TERM: str(term(job, shape)),
         contract.ENV_MICRO_BATCH_DIVISOR: str(shape.micro_batch_divisor),
         contract.ENV_TERMINATION_LOG: contract.TERMINATION_LOG,
         contract.ENV_METRICS_PORT: str(contract.PORT_METRICS),
@@ -109,6 +111,11 @@ def environment(job: Job, shape: Shape) -> list[V1EnvVar]:
             for given in job.spec.compute.env
         ),
     ]
+
+
+def term(job: Job, shape: Shape) -> Term:
+    """What fences the attempt's checkpoints, also against jobs of an earlier time."""
+    return Term.of(job.metadata.creation_timestamp, job.metadata.uid, shape.number)
 
 
 def tracking_keys(job: Job) -> list[V1EnvVar]:

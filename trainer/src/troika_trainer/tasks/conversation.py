@@ -1,5 +1,6 @@
 """Conversations: from rows to messages, from messages to tokens, and which of them are answers."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from troika_trainer.errors import ConfigError
 from troika_trainer.rows import Row
 
-Message = dict[str, str]
+from .turns import Message, answer_spans
+
 Ids = npt.NDArray[np.integer]
 
-ASSISTANT = "assistant"
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""As transformers looks for it."""
 
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
@@ -68,6 +71,9 @@ def ensure_template(tokenizer: PreTrainedTokenizerFast) -> None:
 def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
     """A column that holds a text, said by `role`, or a list of messages.
 
+    A message has all the keys that it has in the row; where tables are written, an empty cell of
+    a key is one that is not there.
+
     Raises:
         DataError: it holds something else.
     """
@@ -83,7 +89,23 @@ def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
             raise row.error(
                 f"column {column!r}, message {number}: expected {{role, content}}, both text"
             )
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return [{key: part for key, part in message.items() if part is not None} for message in value]
+
+
+def check_read(tokenizer: PreTrainedTokenizerFast, messages: list[Message], row: Row) -> None:
+    """What a message says beside its content is not to be lost: the template must name it.
+
+    Raises:
+        DataError: the chat template does not read a key that a message has.
+    """
+    template = str(tokenizer.chat_template)
+    for number, message in enumerate(messages, start=1):
+        for key in message:
+            if key not in ("role", "content") and not re.search(rf"\b{re.escape(key)}\b", template):
+                raise row.error(
+                    f"message {number} has {key!r}, which the chat template does not read: "
+                    "take it out of the messages, or start from a model whose template reads it"
+                )
 
 
 def tokenize(
@@ -94,8 +116,7 @@ def tokenize(
     Raises:
         ConfigError: the template does not render them, or hides where an answer is.
     """
-    marked = "generation %}" in str(tokenizer.chat_template)
-    make = _by_marks if marked else _by_prefixes
+    make = _by_marks if _MARKED.search(str(tokenizer.chat_template)) else _by_spans
     return [make(tokenizer, messages, limit) for messages in conversations]
 
 
@@ -116,21 +137,13 @@ def _by_marks(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit
     )
 
 
-def _by_prefixes(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit: int) -> Tokens:
-    """An answer is what the text gains by it, beyond the invitation to answer."""
-    text = _rendered(tokenizer, messages)
-    spans = []
-    for index, message in enumerate(messages):
-        if message["role"] == ASSISTANT:
-            before = _rendered(tokenizer, messages[:index], add_generation_prompt=True)
-            after = _rendered(tokenizer, messages[: index + 1])
-            if not (text.startswith(after) and after.startswith(before)):
-                raise ConfigError(
-                    "the chat template writes earlier turns anew when others follow, so where an "
-                    f"answer is cannot be seen: message {index + 1} of {len(messages)}",
-                    "mark what the assistant says by {% generation %} in the chat template",
-                )
-            spans.append((len(before), len(after)))
+def _by_spans(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit: int) -> Tokens:
+    """Where the answers are is seen from the text."""
+
+    def render(messages: list[Message], *, invite: bool = False) -> str:
+        return str(_rendered(tokenizer, messages, add_generation_prompt=invite))
+
+    text, spans = answer_spans(tokenizer, render, messages)
     encoded = tokenizer(
         text,
         add_special_tokens=False,

@@ -22,8 +22,9 @@ from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Look, Measured, no_predictions, smallest_dtype
 from .chat import ConversationTask
-from .conversation import ASSISTANT, Ids, Tokens, messages_in
+from .conversation import Ids, Tokens, messages_in
 from .texts import padded
+from .turns import ASSISTANT
 
 log = logging.getLogger(__name__)
 

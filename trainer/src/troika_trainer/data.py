@@ -30,7 +30,7 @@ from .tasks import Task
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of every fingerprint: raise it when the same input is to give other examples."""
 
 SECONDS_BETWEEN_TRIES = 0.5

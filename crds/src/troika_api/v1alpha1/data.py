@@ -143,11 +143,13 @@ class Columns(CamelModel):
     """Conversation: a list of {role, content} (Chat). A row without this column is read as a
     prompt and a completion."""
     prompt: Column = "prompt"
-    """What the user says, as text or as a list of messages (Chat, Preference)."""
+    """What the user says, as text or as a list of messages (Chat, Preference). Preference does
+    without it where both answers are whole conversations: the prompt is what they begin with."""
     completion: Column = "completion"
     """What the assistant answers (Chat)."""
     chosen: Column = "chosen"
-    """The better answer (Preference)."""
+    """The better answer, as text or as a list of messages; a prompt that both answers repeat counts
+    once (Preference)."""
     rejected: Column = "rejected"
     """The worse answer (Preference)."""
     image: Column = "image"

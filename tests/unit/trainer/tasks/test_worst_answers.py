@@ -20,7 +20,7 @@ from troika_trainer.shards import Store, Writer
 from troika_trainer.tasks.base import Measured
 from troika_trainer.tasks.chat import Chat, Conversations, ConversationTask
 from troika_trainer.tasks.conversation import Tokens
-from troika_trainer.tasks.preference import Preference, first_difference
+from troika_trainer.tasks.preference import ANSWERS, Preference, first_difference
 from troika_trainer.tokenizer import train_tokenizer
 
 TALKS: list[Any] = [
@@ -154,3 +154,17 @@ def test_what_a_message_says_is_not_dropped_in_silence(tmp_path: Path, tokenizer
     task = made(Chat, tmp_path, tokenizer)
     with pytest.raises(DataError, match="line 1, message 2 has 'tool_calls'"):
         stored(task, tmp_path / "store", [row])
+
+
+def test_a_prompt_that_answers_repeat_is_read_once(tmp_path: Path, tokenizer: Any) -> None:
+    def whole(row: dict[str, str], answer: str) -> list[dict[str, str]]:
+        said = {"role": "assistant", "content": row[answer]}
+        return [{"role": "user", "content": row["prompt"]}, said]
+
+    twice = [{**row, **{name: whole(row, name) for name in ANSWERS}} for row in PAIRS]
+    task = made(Preference, tmp_path, tokenizer)
+    one, other = stored(task, tmp_path / "one", PAIRS), stored(task, tmp_path / "other", twice)
+    for index in range(3):
+        for plain, repeated in zip(one.pair(index), other.pair(index), strict=True):
+            assert repeated.ids.tolist() == plain.ids.tolist()
+            assert repeated.answer.tolist() == plain.answer.tolist()

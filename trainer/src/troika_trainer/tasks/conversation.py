@@ -3,16 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
+from troika_api.v1alpha1.data import Columns
 from troika_trainer.errors import ConfigError
 from troika_trainer.rows import Row
 
-from .turns import Message, answer_spans
+from .turns import ASSISTANT, Message, answer_spans
 
 Ids = npt.NDArray[np.integer]
 
@@ -90,6 +92,65 @@ def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
                 f"column {column!r}, message {number}: expected {{role, content}}, both text"
             )
     return [{key: part for key, part in message.items() if part is not None} for message in value]
+
+
+def pair_in(row: Row, columns: Columns) -> list[list[Message]]:
+    """The chosen and the rejected conversation, each with the prompt, once.
+
+    Many sets have the prompt in a column and in both answers, or in the answers alone.
+
+    Raises:
+        DataError: a column holds something else, or the answers are not to the same prompt.
+    """
+    names = (columns.chosen, columns.rejected)
+    answers = [messages_in(row, name, role=ASSISTANT) for name in names]
+    written = [value for name in names if isinstance(value := row.values[name], str)]
+    if row.values.get(columns.prompt) is None and not written:
+        return _with_prompt(row, answers, names)
+    prompt = messages_in(row, columns.prompt, role="user")
+    asked = row.values[columns.prompt]
+    if len(written) == len(names) and isinstance(asked, str):
+        if all(text.startswith(asked) for text in written):
+            answers = [_said(text.removeprefix(asked).lstrip()) for text in written]
+    elif _holds(_shared(*answers), prompt):
+        return answers
+    elif any(_holds(answer, prompt) for answer in answers):
+        raise row.error(
+            f"columns {names[0]!r} and {names[1]!r}: expected both or none to repeat the messages "
+            f"of column {columns.prompt!r}"
+        )
+    return [prompt + answer for answer in answers]
+
+
+def _with_prompt(
+    row: Row, conversations: list[list[Message]], names: tuple[str, str]
+) -> list[list[Message]]:
+    """Whole conversations: what both begin with is the prompt."""
+    prompt = len(_shared(*conversations))
+    for name, messages in zip(names, conversations, strict=True):
+        if not prompt or any(message["role"] != ASSISTANT for message in messages[prompt:][:1]):
+            raise row.error(
+                f"column {name!r}, message {prompt + 1}: without a prompt, expected two "
+                "conversations that begin with the same messages and then differ in what the "
+                "assistant says"
+            )
+    return conversations
+
+
+def _said(text: str) -> list[Message]:
+    return [{"role": ASSISTANT, "content": text}]
+
+
+def _shared(one: list[Message], other: list[Message]) -> list[Message]:
+    """The messages that both begin with."""
+    pairs = zip(one, other, strict=False)
+    return [message for message, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+def _holds(messages: list[Message], part: list[Message]) -> bool:
+    """Whether messages, one after another, are among others; a system message may come before."""
+    places = range(len(messages) - len(part) + 1)
+    return any(messages[place : place + len(part)] == part for place in places)
 
 
 def check_read(tokenizer: PreTrainedTokenizerFast, messages: list[Message], row: Row) -> None:

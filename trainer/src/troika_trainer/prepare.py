@@ -15,6 +15,7 @@ from .batch import Examples
 from .distributed import Group
 from .encode import Alive, counted
 from .errors import ConfigError
+from .loading import lacks_package
 from .preprocessor import Preprocessing
 from .rows import Row
 from .runfile import Run, local_or_hub
@@ -147,7 +148,15 @@ def _preprocessor(run: Run, kind: Preprocessing, sources: Sources, cache: Cache)
         raise ConfigError(f"model: a model from a config brings no {kind.name}; name one by path")
 
     def load() -> Any:
-        return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
+        try:
+            return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
+        except ImportError as error:
+            raise lacks_package(
+                f"the {kind.name}",
+                path,
+                error,
+                remedy="use an image that has the package, or a model that does without",
+            ) from error
 
     # Where it comes from the hub the first rank downloads it, and the others find it on disk.
     cache.group.wait_for_first(load)

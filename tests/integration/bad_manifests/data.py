@@ -10,6 +10,7 @@ from .mistake import (
     SPEECH,
     STREAM,
     T5,
+    TRANSLATION,
     Mistake,
 )
 
@@ -112,6 +113,22 @@ MISTAKES = [
         "summarize: ",
         "spec.data.prefix",
         "data.prefix is read by Seq2Seq only",
+    ),
+    Mistake(
+        "language-of-classes",
+        FTJ,
+        "data.targetLanguage",
+        "deu_Latn",
+        "spec.data.targetLanguage",
+        "data.targetLanguage is read by Seq2Seq only",
+    ),
+    Mistake(
+        "language-of-two-words",
+        TRANSLATION,
+        "data.sourceLanguage",
+        "Old English",
+        "spec.data.sourceLanguage",
+        "should match",
     ),
     Mistake(
         "text-image-size",

@@ -29,3 +29,16 @@ def cannot_load(what: str, path: str, error: Exception, *, remedy: str) -> Train
         )
     first = next(iter(text.strip().splitlines()), type(error).__name__)
     return ConfigError(f"cannot load {what} from {path}: {first[:300]}", remedy)
+
+
+def lacks_package(what: str, path: str, error: ImportError, *, remedy: str) -> ConfigError:
+    """What to raise where `from_pretrained` needs a package that is not installed.
+
+    Args:
+        what: What was to be loaded, such as "the model".
+        path: Directory, or name on the hub.
+        error: What transformers raised.
+        remedy: What to use instead.
+    """
+    first = str(error).strip().split(". ")[0].splitlines()[0]
+    return ConfigError(f"cannot load {what} from {path}: {first[:300]}", remedy)

@@ -19,6 +19,7 @@ from .encode import Alive, counted
 from .errors import ConfigError
 from .integrity import write_durably
 from .lineage import PREPROCESSOR, TRAIN, VALIDATION, Lineage, digest_of, lineage
+from .loading import lacks_package
 from .preprocessor import Preprocessing
 from .rows import Row
 from .runfile import Run, local_or_hub
@@ -198,7 +199,15 @@ def _preprocessor(run: Run, kind: Preprocessing, sources: Sources, cache: Cache)
         raise ConfigError(f"model: a model from a config brings no {kind.name}; name one by path")
 
     def load() -> Any:
-        return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
+        try:
+            return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
+        except ImportError as error:
+            raise lacks_package(
+                f"the {kind.name}",
+                path,
+                error,
+                remedy="use an image that has the package, or a model that does without",
+            ) from error
 
     # Where it comes from the hub the first rank downloads it, and the others find it on disk.
     cache.group.wait_for_first(load)

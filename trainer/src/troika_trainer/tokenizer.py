@@ -30,7 +30,7 @@ from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import PretrainRun
 
 from .errors import ConfigError
-from .loading import cannot_load
+from .loading import cannot_load, lacks_package
 from .preprocessor import Preprocessing, Rows
 from .rows import text_column
 from .runfile import Run
@@ -63,6 +63,11 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 _MODEL_MAX_LENGTH = 1_000_000
 """The run's sequence length rules, not the tokenizer's."""
+
+_FAST = (
+    "start from a model whose tokenizer is a tokenizer.json, such as T5, BART, mBART or NLLB; "
+    "those of Marian and M2M100 have none"
+)
 
 _INPUTS = ("input_ids", "attention_mask")
 _TOKEN_TYPES = "token_type_ids"  # noqa: S105 - an argument of models
@@ -164,10 +169,12 @@ def load_tokenizer(path: str, *, trust_remote_code: bool) -> PreTrainedTokenizer
     """Load a tokenizer from a directory or the hub.
 
     Raises:
-        ConfigError: there is none, or only a slow one.
+        ConfigError: there is none, or only a slow one, or one that needs a package.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise lacks_package("a tokenizer", path, error, remedy=_FAST) from error
     except (OSError, ValueError, KeyError) as error:
         raise cannot_load(
             "a tokenizer",
@@ -176,7 +183,9 @@ def load_tokenizer(path: str, *, trust_remote_code: bool) -> PreTrainedTokenizer
             remedy="name a directory that holds tokenizer.json and tokenizer_config.json",
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError(f"the tokenizer in {path} has no tokenizer.json; a fast one is needed")
+        raise ConfigError(
+            f"the tokenizer in {path} has no tokenizer.json; a fast one is needed", _FAST
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     return tokenizer

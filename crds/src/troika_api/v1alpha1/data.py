@@ -10,6 +10,9 @@ from .base import CamelModel, StorageURI, VolumeURI, cel, validations
 from .tasks import TASKS_OF_FIELD, Task
 
 Column = Annotated[str, Field(min_length=1, max_length=128)]
+Language = Annotated[
+    str, Field(min_length=2, max_length=32, pattern="^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$")
+]
 
 
 class FileFormat(StrEnum):
@@ -146,11 +149,13 @@ class Columns(CamelModel):
     """Conversation: a list of {role, content} (Chat). A row without this column is read as a
     prompt and a completion."""
     prompt: Column = "prompt"
-    """What the user says, as text or as a list of messages (Chat, Preference)."""
+    """What the user says, as text or as a list of messages (Chat, Preference). Preference does
+    without it where both answers are whole conversations: the prompt is what they begin with."""
     completion: Column = "completion"
     """What the assistant answers (Chat)."""
     chosen: Column = "chosen"
-    """The better answer (Preference)."""
+    """The better answer, as text or as a list of messages; a prompt that both answers repeat counts
+    once (Preference)."""
     rejected: Column = "rejected"
     """The worse answer (Preference)."""
     image: Column = "image"
@@ -206,6 +211,14 @@ class FinetuneData(CamelModel):
     """Longest target in tokens (Seq2Seq). Default: maxLength."""
     prefix: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """Text that is put before every source, such as "summarize: " (Seq2Seq)."""
+    source_language: Language | None = None
+    """Language of the sources, as a multilingual model calls it: eng_Latn (NLLB), en_XX (mBART)
+    (Seq2Seq). Default: what its tokenizer says."""
+    target_language: Language | None = None
+    """Language of the targets, likewise; a multilingual model writes it (Seq2Seq). With every model
+    it says how BLEU splits words: Chinese, Japanese and others need it, and there an ISO code such
+    as zh will do. Default: what the tokenizer says, which for most says nothing; a multilingual
+    model must be told."""
     max_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = None
     """Longest clip in seconds: AudioClassification cuts longer ones at the end, SpeechRecognition
     refuses them. Default: 30."""

@@ -169,6 +169,8 @@ TASKS_OF_FIELD: dict[str, tuple[Task, ...]] = {
     "label_separator": (Task.TEXT_CLASSIFICATION,),
     "max_target_length": (Task.SEQ2SEQ,),
     "prefix": (Task.SEQ2SEQ,),
+    "source_language": (Task.SEQ2SEQ,),
+    "target_language": (Task.SEQ2SEQ,),
     "packing": (Task.CHAT,),
     "max_seconds": (Task.AUDIO_CLASSIFICATION, Task.SPEECH_RECOGNITION),
 }

@@ -14,12 +14,13 @@ from support.trainer_runs import TINY_GPT, finetune_run
 from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.batch import IGNORED, Batch
+from troika_trainer.errors import DataError
 from troika_trainer.rows import Row
 from troika_trainer.shards import Store, Writer
 from troika_trainer.tasks.base import Measured
 from troika_trainer.tasks.chat import Chat, Conversations, ConversationTask
 from troika_trainer.tasks.conversation import Tokens
-from troika_trainer.tasks.preference import Preference, first_difference
+from troika_trainer.tasks.preference import ANSWERS, Preference, first_difference
 from troika_trainer.tokenizer import train_tokenizer
 
 TALKS: list[Any] = [
@@ -145,3 +146,25 @@ def test_of_preferences_those_the_wrong_way_round_are_worst(tmp_path: Path, toke
     assert "What is snow?" in found[0].text
     assert "Frozen" not in found[1].text, "what both begin with is part of the answer"
     assert task.metrics(policy, examples)["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_what_a_message_says_is_not_dropped_in_silence(tmp_path: Path, tokenizer: Any) -> None:
+    said = {"role": "assistant", "content": "It is.", "tool_calls": [{"name": "thermometer"}]}
+    row = {"messages": [{"role": "user", "content": "Is it cold?"}, said]}
+    task = made(Chat, tmp_path, tokenizer)
+    with pytest.raises(DataError, match="line 1, message 2 has 'tool_calls'"):
+        stored(task, tmp_path / "store", [row])
+
+
+def test_a_prompt_that_answers_repeat_is_read_once(tmp_path: Path, tokenizer: Any) -> None:
+    def whole(row: dict[str, str], answer: str) -> list[dict[str, str]]:
+        said = {"role": "assistant", "content": row[answer]}
+        return [{"role": "user", "content": row["prompt"]}, said]
+
+    twice = [{**row, **{name: whole(row, name) for name in ANSWERS}} for row in PAIRS]
+    task = made(Preference, tmp_path, tokenizer)
+    one, other = stored(task, tmp_path / "one", PAIRS), stored(task, tmp_path / "other", twice)
+    for index in range(3):
+        for plain, repeated in zip(one.pair(index), other.pair(index), strict=True):
+            assert repeated.ids.tolist() == plain.ids.tolist()
+            assert repeated.answer.tolist() == plain.answer.tolist()

@@ -19,8 +19,9 @@ from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
-from .conversation import ASSISTANT, Message, Tokens, ensure_template, messages_in, tokenize
+from .conversation import Tokens, check_read, ensure_template, messages_in, tokenize
 from .texts import TextTask, padded
+from .turns import ASSISTANT, Message
 from .weighing import Weighing
 
 log = logging.getLogger(__name__)
@@ -95,10 +96,11 @@ class ConversationTask(TextTask):
         """Tokens of conversations, one for each row.
 
         Raises:
-            DataError: one has no message of the assistant.
+            DataError: one has no message of the assistant, or one that says more than is read.
         """
         ensure_template(self.tokenizer)
         for messages, row in zip(conversations, rows, strict=True):
+            check_read(self.tokenizer, messages, row)
             if not any(message["role"] == ASSISTANT for message in messages):
                 roles = ", ".join(message["role"] for message in messages) or "none"
                 raise row.error(f"expected a message of the role assistant, got {roles}")

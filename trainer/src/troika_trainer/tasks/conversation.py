@@ -1,20 +1,25 @@
 """Conversations: from rows to messages, from messages to tokens, and which of them are answers."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
+from troika_api.v1alpha1.data import Columns
 from troika_trainer.errors import ConfigError
 from troika_trainer.rows import Row
 
-Message = dict[str, str]
+from .turns import ASSISTANT, Message, answer_spans
+
 Ids = npt.NDArray[np.integer]
 
-ASSISTANT = "assistant"
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""As transformers looks for it."""
 
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}"
@@ -68,6 +73,9 @@ def ensure_template(tokenizer: PreTrainedTokenizerFast) -> None:
 def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
     """A column that holds a text, said by `role`, or a list of messages.
 
+    A message has all the keys that it has in the row; where tables are written, an empty cell of
+    a key is one that is not there.
+
     Raises:
         DataError: it holds something else.
     """
@@ -83,7 +91,82 @@ def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
             raise row.error(
                 f"column {column!r}, message {number}: expected {{role, content}}, both text"
             )
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return [{key: part for key, part in message.items() if part is not None} for message in value]
+
+
+def pair_in(row: Row, columns: Columns) -> list[list[Message]]:
+    """The chosen and the rejected conversation, each with the prompt, once.
+
+    Many sets have the prompt in a column and in both answers, or in the answers alone.
+
+    Raises:
+        DataError: a column holds something else, or the answers are not to the same prompt.
+    """
+    names = (columns.chosen, columns.rejected)
+    answers = [messages_in(row, name, role=ASSISTANT) for name in names]
+    written = [value for name in names if isinstance(value := row.values[name], str)]
+    if row.values.get(columns.prompt) is None and not written:
+        return _with_prompt(row, answers, names)
+    prompt = messages_in(row, columns.prompt, role="user")
+    asked = row.values[columns.prompt]
+    if len(written) == len(names) and isinstance(asked, str):
+        if all(text.startswith(asked) for text in written):
+            answers = [_said(text.removeprefix(asked).lstrip()) for text in written]
+    elif _holds(_shared(*answers), prompt):
+        return answers
+    elif any(_holds(answer, prompt) for answer in answers):
+        raise row.error(
+            f"columns {names[0]!r} and {names[1]!r}: expected both or none to repeat the messages "
+            f"of column {columns.prompt!r}"
+        )
+    return [prompt + answer for answer in answers]
+
+
+def _with_prompt(
+    row: Row, conversations: list[list[Message]], names: tuple[str, str]
+) -> list[list[Message]]:
+    """Whole conversations: what both begin with is the prompt."""
+    prompt = len(_shared(*conversations))
+    for name, messages in zip(names, conversations, strict=True):
+        if not prompt or any(message["role"] != ASSISTANT for message in messages[prompt:][:1]):
+            raise row.error(
+                f"column {name!r}, message {prompt + 1}: without a prompt, expected two "
+                "conversations that begin with the same messages and then differ in what the "
+                "assistant says"
+            )
+    return conversations
+
+
+def _said(text: str) -> list[Message]:
+    return [{"role": ASSISTANT, "content": text}]
+
+
+def _shared(one: list[Message], other: list[Message]) -> list[Message]:
+    """The messages that both begin with."""
+    pairs = zip(one, other, strict=False)
+    return [message for message, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+def _holds(messages: list[Message], part: list[Message]) -> bool:
+    """Whether messages, one after another, are among others; a system message may come before."""
+    places = range(len(messages) - len(part) + 1)
+    return any(messages[place : place + len(part)] == part for place in places)
+
+
+def check_read(tokenizer: PreTrainedTokenizerFast, messages: list[Message], row: Row) -> None:
+    """What a message says beside its content is not to be lost: the template must name it.
+
+    Raises:
+        DataError: the chat template does not read a key that a message has.
+    """
+    template = str(tokenizer.chat_template)
+    for number, message in enumerate(messages, start=1):
+        for key in message:
+            if key not in ("role", "content") and not re.search(rf"\b{re.escape(key)}\b", template):
+                raise row.error(
+                    f"message {number} has {key!r}, which the chat template does not read: "
+                    "take it out of the messages, or start from a model whose template reads it"
+                )
 
 
 def tokenize(
@@ -94,8 +177,7 @@ def tokenize(
     Raises:
         ConfigError: the template does not render them, or hides where an answer is.
     """
-    marked = "generation %}" in str(tokenizer.chat_template)
-    make = _by_marks if marked else _by_prefixes
+    make = _by_marks if _MARKED.search(str(tokenizer.chat_template)) else _by_spans
     return [make(tokenizer, messages, limit) for messages in conversations]
 
 
@@ -116,21 +198,13 @@ def _by_marks(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit
     )
 
 
-def _by_prefixes(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit: int) -> Tokens:
-    """An answer is what the text gains by it, beyond the invitation to answer."""
-    text = _rendered(tokenizer, messages)
-    spans = []
-    for index, message in enumerate(messages):
-        if message["role"] == ASSISTANT:
-            before = _rendered(tokenizer, messages[:index], add_generation_prompt=True)
-            after = _rendered(tokenizer, messages[: index + 1])
-            if not (text.startswith(after) and after.startswith(before)):
-                raise ConfigError(
-                    "the chat template writes earlier turns anew when others follow, so where an "
-                    f"answer is cannot be seen: message {index + 1} of {len(messages)}",
-                    "mark what the assistant says by {% generation %} in the chat template",
-                )
-            spans.append((len(before), len(after)))
+def _by_spans(tokenizer: PreTrainedTokenizerFast, messages: list[Message], limit: int) -> Tokens:
+    """Where the answers are is seen from the text."""
+
+    def render(messages: list[Message], *, invite: bool = False) -> str:
+        return str(_rendered(tokenizer, messages, add_generation_prompt=invite))
+
+    text, spans = answer_spans(tokenizer, render, messages)
     encoded = tokenizer(
         text,
         add_special_tokens=False,

@@ -22,7 +22,7 @@ from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Look, Measured, no_predictions, smallest_dtype
 from .chat import ConversationTask
-from .conversation import ASSISTANT, Ids, Tokens, messages_in
+from .conversation import Ids, Tokens, pair_in
 from .texts import padded
 
 log = logging.getLogger(__name__)
@@ -108,12 +108,8 @@ class Preference(ConversationTask):
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         columns, left_out = self.spec.data.columns, 0
-        prompts = [messages_in(row, columns.prompt, role="user") for row in rows]
-        made = []
-        for column in (columns.chosen, columns.rejected):
-            answers = [messages_in(row, column, role=ASSISTANT) for row in rows]
-            both = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            made.append(self.conversation_tokens(both, rows))
+        pairs = [pair_in(row, columns) for row in rows]
+        made = [self.conversation_tokens([pair[side] for pair in pairs], rows) for side in (0, 1)]
         for pair in zip(*made, strict=True):
             if all(tokens.answer[1:].any() for tokens in pair):
                 yield {

@@ -1,6 +1,8 @@
 """Seq2Seq: write one text from another (translation, summarisation) with an encoder-decoder."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,14 +12,17 @@ from torch.nn.functional import pad
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from typing_extensions import override
 
+from troika_api.contract import Score
 from troika_trainer.batch import IGNORED, Batch, Examples, Integers, shifted_right
 from troika_trainer.errors import ConfigError
 from troika_trainer.flops import FlopCounter, two_sided_counter
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
+from troika_trainer.runfile import Run
 from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
+from .languages import bleu, is_multilingual, set_languages, write_target_language
 from .texts import TextTask, padded
 from .weighing import Weighing
 
@@ -67,11 +72,38 @@ class Pairs:
         return [bytes(self._texts[index]).decode() for index in range(len(self))]
 
 
+@dataclass(frozen=True)
+class WritingReport:
+    """How the scores were computed, so that others can be compared with them."""
+
+    bleu: str
+    """sacreBLEU's signature."""
+    chrf: str
+
+    @property
+    def classes(self) -> list[Score]:
+        """There are none."""
+        return []
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json."""
+        return {"signatures": asdict(self)}
+
+    def as_text(self) -> str:
+        """For people."""
+        return f"BLEU {self.bleu}\nchrF {self.chrf}\n"
+
+
 class Seq2Seq(TextTask):
     """Fine-tunes an encoder-decoder; evaluation writes, and compares with what was wanted."""
 
     auto_model = AutoModelForSeq2SeqLM
     pipeline_tag = "translation"
+
+    def __init__(self, run: Run, preprocessor: Any) -> None:
+        super().__init__(run, preprocessor)
+        data = self.spec.data
+        set_languages(self.tokenizer, data.source_language, data.target_language)
 
     @property
     @override
@@ -111,11 +143,13 @@ class Seq2Seq(TextTask):
 
     @override
     def attach(self, model: PreTrainedModel) -> None:
+        if is_multilingual(self.tokenizer):
+            write_target_language(model, self.tokenizer)
         if not model.config.is_encoder_decoder or model.config.decoder_start_token_id is None:
             raise ConfigError(
                 f"{type(model).__name__}: Seq2Seq needs an encoder-decoder whose configuration has "
                 "a decoder_start_token_id",
-                "start from a model such as T5, BART or Marian",
+                "start from a model such as T5, BART, mBART or NLLB",
             )
         self._weighing = Weighing(self.spec.loss)
 
@@ -145,9 +179,21 @@ class Seq2Seq(TextTask):
         wanted = [examples.references()[: len(written)]]
         return {
             "loss": measured.loss,
-            "bleu": float(BLEU().corpus_score(written, wanted).score),
+            "bleu": float(self._bleu().corpus_score(written, wanted).score),
             "chrf": float(CHRF().corpus_score(written, wanted).score),
         }
+
+    def _bleu(self) -> BLEU:
+        told = self.spec.data.target_language
+        return bleu(told or getattr(self.tokenizer, "tgt_lang", None))
+
+    @override
+    def report(self, measured: Measured, examples: Examples) -> WritingReport:
+        signatures = []
+        for metric in (self._bleu(), CHRF()):
+            metric.corpus_score([""], [[""]])  # it counts the references of a text before it signs
+            signatures.append(str(metric.get_signature()))
+        return WritingReport(*signatures)
 
     @override
     def worst(self, measured: Measured, examples: Examples) -> list[Mistake]:

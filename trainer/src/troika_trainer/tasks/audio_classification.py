@@ -71,10 +71,6 @@ class AudioClassification(ClassTask):
             yield {**stored(samples[:longest]), "label": self.class_of(row)}
 
     @override
-    def attach(self, model: PreTrainedModel) -> None:
-        keep_all_layers(model)
-
-    @override
     def examples(self, store: Store) -> LabelledSounds:
         return LabelledSounds(store, self)
 
@@ -90,9 +86,3 @@ class AudioClassification(ClassTask):
     @override
     def flop_counter(self, model: PreTrainedModel) -> FlopCounter | None:
         return None  # Convolutions over the samples are a large part of these models.
-
-
-def keep_all_layers(model: PreTrainedModel) -> None:
-    """No layer is dropped at random: a rank that drops one would wait for the others' gradients."""
-    if getattr(model.config, "layerdrop", 0.0):
-        model.config.layerdrop = 0.0

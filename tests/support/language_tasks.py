@@ -35,6 +35,19 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "llama": {**SIZE, "num_key_value_heads": 1},
     "qwen3": {**SIZE, "num_key_value_heads": 1, "head_dim": 16},
 }
+_ROUTED = {**SIZE, "num_key_value_heads": 1, "num_experts_per_tok": 2}
+SPARSE: dict[str, dict[str, Any]] = {
+    "mixtral": {**_ROUTED, "num_local_experts": 8},
+    "olmoe": {**_ROUTED, "num_experts": 8},
+    "qwen2_moe": {
+        **_ROUTED,
+        "num_experts": 8,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 80,
+    },
+    "qwen3_moe": {**_ROUTED, "num_experts": 8, "moe_intermediate_size": 48},
+    "gpt_oss": {**_ROUTED, "num_local_experts": 8, "head_dim": 16},
+}
 
 
 def texts() -> list[str]:

@@ -35,6 +35,14 @@ CASES: list[tuple[BaseException, FailureClass | None, int]] = [
         FailureClass.OUT_OF_MEMORY,
         13,
     ),
+    (torch.AcceleratorError("CUDA error: out of memory"), FailureClass.OUT_OF_MEMORY, 13),
+    (RuntimeError("CUDA driver error: out of memory"), FailureClass.OUT_OF_MEMORY, 13),
+    (
+        RuntimeError("CUDA ran out of memory outside PyTorch's allocator. If this workload"),
+        FailureClass.OUT_OF_MEMORY,
+        13,
+    ),
+    (torch.AcceleratorError("CUDA error: unspecified launch failure"), FailureClass.CRASH, 1),
     (MemoryError(), FailureClass.OUT_OF_MEMORY, 13),
     (
         RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:80"),

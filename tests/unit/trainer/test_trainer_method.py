@@ -185,6 +185,7 @@ def test_flops_are_those_that_torch_counts(tmp_path: Path, method: str) -> None:
     model = bert()
     applied(tmp_path, model, type=method)
     counter = flop_counter(model)
+    assert counter
     ids = torch.arange(64).reshape(4, 16)
     labels = torch.zeros(4, dtype=torch.long)
     with FlopCounterMode(display=False) as counted:

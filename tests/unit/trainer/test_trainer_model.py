@@ -6,12 +6,18 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+)
 
 from support.language_tasks import (
     ARCHITECTURES,
     CAUSAL,
     SIZE,
+    SPARSE,
     batch_of,
     causal,
     masked,
@@ -24,7 +30,7 @@ from troika_api.v1alpha1.run import RUN, FinetuneRun, Objective, PretrainRun
 from troika_api.v1alpha1.tasks import Task
 from troika_trainer.batch import Batch
 from troika_trainer.errors import ConfigError
-from troika_trainer.flops import flop_counter
+from troika_trainer.flops import flop_counter, peak_of, two_sided_counter
 from troika_trainer.heads import Head
 from troika_trainer.model import build_model, longest_input
 from troika_trainer.tasks import task_class
@@ -168,13 +174,38 @@ def test_vocabulary_and_special_tokens_come_from_the_tokenizer() -> None:
     assert config.pad_token_id == task.tokenizer.pad_token_id
 
 
-@pytest.mark.parametrize("kind", CAUSAL)
+def test_no_layer_of_a_new_model_is_dropped_at_random() -> None:
+    config = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    task = causal({"model_type": "opt", **config, "layerdrop": 0.5})
+    model = build_model(task.run, task)
+    assert model.config.layerdrop == model.model.decoder.layerdrop == 0
+
+
+def test_no_layer_of_a_given_model_is_dropped_at_random(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("m2m_100", **TWO_SIDED["bart"], vocab_size=300)
+    auto: Any = AutoModelForSeq2SeqLM
+    given = auto.from_config(config)
+    assert given.model.decoder.layerdrop == given.model.encoder.layerdrop == 0.05
+    given.save_pretrained(tmp_path / "base")
+    words = train_tokenizer(
+        texts, TokenizerTraining(vocab_size=300), algorithm="ByteLevelBPE", bidirectional=True
+    )
+    changes = {"task": "Seq2Seq", "data": {"test": None}}
+    run = RUN.validate_python(finetune_run(tmp_path, model=tmp_path / "base", **changes))
+    model = build_model(run, Seq2Seq(run, words))
+    assert model.model.decoder.layerdrop == model.model.encoder.layerdrop == 0
+
+
+@pytest.mark.parametrize("kind", [*CAUSAL, *SPARSE])
 def test_counted_flops_are_those_that_torch_counts(kind: str) -> None:
-    task = causal({"model_type": kind, **CAUSAL[kind], "max_position_embeddings": 64})
+    config = {**CAUSAL, **SPARSE}[kind]
+    task = causal({"model_type": kind, **config, "max_position_embeddings": 64})
     model = build_model(task.run, task)
     task.attach(model)
     batch = batch_of(task, samples=2, length=64)
-    ours = flop_counter(model).count(tokens=batch.tokens, heads=batch.tokens, pairs=batch.pairs)
+    counter = flop_counter(model)
+    assert counter
+    ours = counter.count(tokens=batch.tokens, heads=batch.tokens, pairs=batch.pairs)
     # torch counts no gradient for the input of the first layer, and rotary tables besides.
     assert ours == pytest.approx(counted_by_torch(task, model, batch), rel=0.03)
 
@@ -184,8 +215,45 @@ def test_flops_of_a_masked_model_count_its_head_on_masked_positions() -> None:
     model = build_model(task.run, task)
     task.attach(model)
     batch = batch_of(task)
-    ours = flop_counter(model).count(tokens=batch.tokens, heads=batch.weight, pairs=batch.pairs)
+    counter = flop_counter(model)
+    assert counter
+    ours = counter.count(tokens=batch.tokens, heads=batch.weight, pairs=batch.pairs)
     assert ours == pytest.approx(counted_by_torch(task, model, batch), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {
+            "model_type": "switch_transformers",  # each expert is a module
+            "d_model": 32,
+            "d_kv": 16,
+            "d_ff": 64,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "num_sparse_encoder_layers": 1,
+            "num_sparse_decoder_layers": 1,
+            "num_heads": 2,
+            "num_experts": 4,
+        },
+        {
+            "model_type": "jetmoe",  # attention has experts too
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "kv_channels": 16,
+            "intermediate_size": 64,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_experts_that_cannot_be_told_are_no_flops(config: dict[str, Any]) -> None:
+    of_kind = AutoConfig.for_model(**config, vocab_size=300)
+    auto: Any = AutoModelForSeq2SeqLM if of_kind.is_encoder_decoder else AutoModelForCausalLM
+    model = auto.from_config(of_kind)
+    assert flop_counter(model) is two_sided_counter(model) is None
 
 
 @pytest.mark.parametrize("kind", TWO_SIDED)
@@ -233,8 +301,48 @@ def test_flops_of_a_translator_count_each_side_on_its_own_tokens(kind: str, tmp_
     assert ours == pytest.approx(counted_by_torch(task, model, batch), rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("GRID A100-10C", None),
+        ("NVIDIA A40", 149.7e12),
+        ("NVIDIA A40-8Q", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A6000", 154.85e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 836e12),
+        ("NVIDIA H20", 148e12),
+        ("NVIDIA H800", 989e12),
+        ("NVIDIA H800 PCIe", 756e12),
+        ("AMD Instinct MI250X", 191.5e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA GB200", 2500e12),
+        ("NVIDIA GH200 480GB", None),
+        ("AMD Instinct MI300X", 1307e12),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_is_that_of_the_very_device(name: str, peak: float | None) -> None:
+    assert peak_of(name) == peak
+
+
 def counted_by_torch(task: AnyTask, model: PreTrainedModel, batch: Batch) -> int:
     model.set_attn_implementation("eager")
+    # In a loop, each expert on its own tokens: torch does not see into the grouped product.
+    model.set_experts_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         loss, _ = task.forward(model.train(), batch)
         torch.autograd.backward(loss)

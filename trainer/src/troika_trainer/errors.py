@@ -173,6 +173,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     signs = (
         "DefaultCPUAllocator",
         "CUDA out of memory",
+        "CUDA error: out of memory",  # torch.AcceleratorError: outside of torch's allocator
+        "CUDA driver error: out of memory",  # of its expandable segments
+        "CUDA ran out of memory",  # cuDNN, which compiles kernels as it goes
+        "HIP error: out of memory",
         "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN_STATUS_ALLOC_FAILED",
     )

@@ -9,6 +9,10 @@ after the one before it. A rank that ran out of memory reduces the rest of its b
 (`settle`): no rank waits in vain, collectives stay paired, and what is in the buckets does not
 matter, for the ranks then agree that the step is void (`loop.py`). A reduction needs no memory: it
 runs in place in buckets that exist from the start, as do NCCL's buffers since `_equalise`.
+
+Every trained weight is in a bucket, for a rank cannot know what a pass of another one reaches: an
+expert that none of its tokens chose, a layer that was skipped. Beside each gradient travels whether
+there was one; a weight that no rank reached has none afterwards, as on a rank alone.
 """
 
 import contextlib
@@ -36,31 +40,51 @@ class Bucket:
 
     weights: list[nn.Parameter]
     flat: torch.Tensor
-    """Their gradients, one after the other. Shape [elements]."""
+    """Their gradients, one after the other, and `reached`. Shape [elements + weights]."""
+    reached: torch.Tensor
+    """The end of `flat`: above 0 where any rank has a gradient for a weight. Shape [weights]."""
+    came: list[bool]
+    """For which weights this rank has one, from any micro-batch of the step."""
     missing: int = 0
-    """Gradients of this step that have not arrived."""
+    """Gradients of the last micro-batch that have not arrived."""
     views: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, weights: list[nn.Parameter]) -> "Bucket":
         """Room for the gradients of weights of one type."""
         flat = torch.zeros(
-            sum(weight.numel() for weight in weights),
+            sum(weight.numel() for weight in weights) + len(weights),
             dtype=weights[0].dtype,
             device=weights[0].device,
         )
-        parts = torch.split(flat, [weight.numel() for weight in weights])
+        *parts, reached = torch.split(flat, [*(w.numel() for w in weights), len(weights)])
         views = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
-        return cls(weights, flat, views=views)
+        return cls(weights, flat, reached, came=[False] * len(weights), views=views)
 
     def attach(self) -> None:
         """Let the backward pass add to this memory."""
         for weight, view in zip(self.weights, self.views, strict=True):
             weight.grad = view
 
+    def say_what_came(self) -> None:
+        """Before the exchange: tell the other ranks for which weights this one has a gradient."""
+        if all(self.came):
+            self.reached.fill_(1.0)
+        else:
+            self.reached.copy_(torch.tensor(self.came))
+
+    def detach_unreached(self) -> None:
+        """After it: zeros are no gradient, by which the optimizer would decay a weight."""
+        if all(self.came):
+            return  # nothing to ask the device for
+        for weight, reached in zip(self.weights, self.reached.tolist(), strict=True):
+            if not reached:
+                weight.grad = None
+
     def clear(self) -> None:
         """Zero, and no gradient: torch's checkpoints take one for a step that was not finished."""
         self.flat.zero_()
+        self.came = [False] * len(self.weights)
         for weight in self.weights:
             weight.grad = None
 
@@ -74,19 +98,19 @@ class Replicated(Strategy):
         Args:
             objective: On its device.
             group: More than one rank.
-            trial: The same on every rank. One pass over it shows which weights the loss reaches:
-                the others have no gradient anywhere, and nobody waits for it.
+            trial: The same on every rank. One pass over it shows in which order gradients arrive;
+                those that it does not reach are exchanged last, at the end of the backward pass.
         """
         super().__init__(objective, group)
         self._equalise()
-        reached = self._order_of_arrival(trial)
-        self._buckets = _filled(reached)
+        reached, others = self._order_of_arrival(trial)
+        self._buckets = [*_filled(reached), *_filled(others)]
         self._open = False
         self._next = 0
         self._works: list[dist.Work] = []
         for bucket in self._buckets:
-            for weight in bucket.weights:
-                weight.register_post_accumulate_grad_hook(self._arrived(bucket))  # type: ignore[no-untyped-call]
+            for number, weight in enumerate(bucket.weights):
+                weight.register_post_accumulate_grad_hook(self._arrived(bucket, number))  # type: ignore[no-untyped-call]
 
     @override
     @contextlib.contextmanager
@@ -105,6 +129,8 @@ class Replicated(Strategy):
             self._reduce_next()
         for work in self._works:
             work.wait()
+        for bucket in self._buckets:
+            bucket.detach_unreached()
         self._open = False
 
     @override
@@ -117,8 +143,9 @@ class Replicated(Strategy):
         for bucket in self._buckets:
             bucket.missing = len(bucket.weights)
 
-    def _arrived(self, bucket: Bucket) -> Callable[[torch.Tensor], None]:
+    def _arrived(self, bucket: Bucket, number: int) -> Callable[[torch.Tensor], None]:
         def arrived(_weight: torch.Tensor) -> None:
+            bucket.came[number] = True
             if not self._open:
                 return
             bucket.missing -= 1
@@ -128,8 +155,9 @@ class Replicated(Strategy):
         return arrived
 
     def _reduce_next(self) -> None:
-        flat = self._buckets[self._next].flat
-        flat.div_(self.group.size)
+        bucket = self._buckets[self._next]
+        bucket.say_what_came()
+        flat = bucket.flat.div_(self.group.size)
         work = dist.all_reduce(flat, async_op=True)
         assert work is not None
         self._works.append(work)
@@ -144,8 +172,8 @@ class Replicated(Strategy):
             if value is not tensor:
                 tensor.copy_(value)
 
-    def _order_of_arrival(self, trial: Batch) -> list[nn.Parameter]:
-        """The trained weights that a backward pass reaches, as it reaches them."""
+    def _order_of_arrival(self, trial: Batch) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The trained weights that a backward pass reaches, as it reaches them; and the others."""
         weights = [weight for weight in self.objective.parameters() if weight.requires_grad]
         numbers = {id(weight): number for number, weight in enumerate(weights)}
         order: list[int] = []
@@ -161,7 +189,9 @@ class Replicated(Strategy):
         for hook in hooks:
             hook.remove()
         self.objective.zero_grad(set_to_none=True)
-        return [weights[number] for number in self.group.from_first(lambda: order)]
+        order = self.group.from_first(lambda: order)
+        others = sorted(set(numbers.values()) - set(order))
+        return [weights[number] for number in order], [weights[number] for number in others]
 
 
 def _filled(weights: list[nn.Parameter]) -> list[Bucket]:

@@ -1,6 +1,7 @@
 """Build the model of a run: an architecture from its configuration, or weights that exist."""
 
 import difflib
+import logging
 import re
 from typing import Any
 
@@ -22,6 +23,8 @@ from .packing import first_position
 from .runfile import Run, local_or_hub
 from .tasks import Task
 from .tokenizer import Tokenizers
+
+log = logging.getLogger(__name__)
 
 
 def build_model(run: Run, task: Task) -> PreTrainedModel:
@@ -46,6 +49,7 @@ def _fresh(run: Run, task: Task) -> PreTrainedModel:
     fields = run.model.config or {}
     config = _config(dict(fields), task)
     _set_dropout(config, run, task)
+    _keep_all_layers(config)
     try:
         model: PreTrainedModel = task.auto_model.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
@@ -108,6 +112,20 @@ def _set_dropout(config: PretrainedConfig, run: Run, task: Task) -> None:
         setattr(text, name, dropout)
 
 
+def _keep_all_layers(config: PretrainedConfig) -> None:
+    """No layer is dropped at random: it would be another one on each rank.
+
+    The parts of a sharded layer are gathered by all ranks or by none, and a run should not depend
+    on the number of its ranks.
+    """
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PretrainedConfig):
+            _keep_all_layers(value)
+        elif name.endswith("layerdrop") and value:
+            log.info("no layer is dropped", extra={"field": f"{config.model_type}.{name}"})
+            setattr(config, name, 0.0)
+
+
 def _loaded(run: Run, task: Task) -> Built:
     path, trusted = local_or_hub(run.model.path or ""), run.model.trust_remote_code
     refuse_adapter(path)
@@ -116,6 +134,7 @@ def _loaded(run: Run, task: Task) -> Built:
             path, trust_remote_code=trusted, **task.model_settings()
         )
         _set_dropout(config, run, task)
+        _keep_all_layers(config)
         model, info = task.auto_model.from_pretrained(
             path,
             config=config,

@@ -87,10 +87,6 @@ class AudioClassification(ClassTask):
         return least_samples(self.run)
 
     @override
-    def attach(self, model: PreTrainedModel) -> None:
-        keep_all_layers(model)
-
-    @override
     def examples(self, store: Store) -> LabelledSounds:
         return LabelledSounds(store, self)
 
@@ -116,9 +112,3 @@ class AudioClassification(ClassTask):
     @override
     def flop_counter(self, model: PreTrainedModel) -> FlopCounter | None:
         return None  # Convolutions over the samples are a large part of these models.
-
-
-def keep_all_layers(model: PreTrainedModel) -> None:
-    """No layer is dropped at random: a rank that drops one would wait for the others' gradients."""
-    if getattr(model.config, "layerdrop", 0.0):
-        model.config.layerdrop = 0.0

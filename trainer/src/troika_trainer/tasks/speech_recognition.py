@@ -30,7 +30,6 @@ from troika_trainer.sounds import (
 )
 from troika_trainer.speech import Speech, TranscriptReport, transcript_of
 
-from .audio_classification import keep_all_layers
 from .base import FinetuneTask, Measured, no_predictions
 
 MAX_UNKNOWN = 0.1
@@ -150,10 +149,6 @@ class SpeechRecognition(FinetuneTask):
     @override
     def model_settings(self) -> dict[str, Any]:
         return {"vocab_size": len(self.preprocessor.tokenizer), "pad_token_id": self.blank}
-
-    @override
-    def attach(self, model: PreTrainedModel) -> None:
-        keep_all_layers(model)
 
     @override
     def flop_counter(self, model: PreTrainedModel) -> FlopCounter | None:

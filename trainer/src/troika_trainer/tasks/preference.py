@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers, places_of
 from troika_trainer.errors import DataError
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
@@ -76,6 +76,7 @@ class Preferences:
                 "reference": torch.from_numpy(self.reference[indices]),
             },
             labels=labels,
+            places=places_of(labels.flatten(0, 1)),
             weight=len(indices),
             tokens=int(lengths.sum()),
             pairs=int((lengths**2).sum()),
@@ -156,7 +157,7 @@ class Preference(ConversationTask):
             name: batch.inputs[name].flatten(0, 1) for name in ("input_ids", "attention_mask")
         }
         labels = batch.labels.flatten(0, 1)
-        where = (labels != IGNORED).nonzero(as_tuple=True)
+        where = batch.where
         flat = Batch(inputs, labels, batch.weight, batch.tokens, batch.pairs)
         logits = self._head.logits(model, flat, where)
         costs = cross_entropy(logits, labels[where], reduction="none")

@@ -10,16 +10,23 @@ from torch.nn.functional import pad
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from typing_extensions import override
 
-from troika_trainer.batch import IGNORED, Batch, Examples, Integers, shifted_right
+from troika_trainer.batch import (
+    IGNORED,
+    Batch,
+    Examples,
+    Integers,
+    places_of,
+    with_decoder_inputs,
+)
 from troika_trainer.errors import ConfigError
 from troika_trainer.flops import FlopCounter, two_sided_counter
+from troika_trainer.heads import Head
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
 from .texts import TextTask, padded
-from .weighing import Weighing
 
 DEFAULT_NEW_TOKENS = 128
 
@@ -45,12 +52,14 @@ class Pairs:
         sources, targets = self._sources.lengths[indices], self._targets.lengths[indices]
         real = np.arange(sources.max())[None, :] < sources[:, None]
         wanted = np.arange(targets.max())[None, :] < targets[:, None]
+        labels = padded(self._targets, indices, wanted, IGNORED)
         return Batch(
             inputs={
                 "input_ids": padded(self._sources, indices, real, self._pad_id),
                 "attention_mask": torch.from_numpy(real.astype(np.int64)),
             },
-            labels=padded(self._targets, indices, wanted, IGNORED),
+            labels=labels,
+            places=places_of(labels),
             weight=int(targets.sum()),
             tokens=int(sources.sum() + targets.sum()),
             # The encoder looks at the source, the decoder at itself and at the source.
@@ -117,15 +126,17 @@ class Seq2Seq(TextTask):
                 "a decoder_start_token_id",
                 "start from a model such as T5, BART or Marian",
             )
-        self._weighing = Weighing(self.spec.loss)
+        self._head = Head(model)
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        shifted = shifted_right(batch.labels, model.config)
-        logits = model(**batch.inputs, decoder_input_ids=shifted, use_cache=False).logits
-        where = batch.labels != IGNORED
-        loss = self._weighing.loss(
-            logits[where].float(), batch.labels[where], training=model.training
+        smoothing = self.spec.loss.label_smoothing or 0.0
+        loss = self._head.loss(
+            model,
+            with_decoder_inputs(batch, model.config),
+            batch.where,
+            batch.labels[batch.where],
+            smoothing=smoothing if model.training else 0.0,  # so that runs compare
         )
         return loss, no_predictions(batch) if model.training else self._written(model, batch)
 

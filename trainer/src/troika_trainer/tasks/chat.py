@@ -20,7 +20,7 @@ from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
 from .conversation import ASSISTANT, Message, Tokens, ensure_template, messages_in, tokenize
-from .texts import TextTask, padded
+from .texts import TextTask, mask_of, padded
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Conversations:
         labels = ids.masked_fill(~answer, IGNORED)[:, 1:].contiguous()
         places = places_of(labels)
         return Batch(
-            inputs={"input_ids": ids, "attention_mask": torch.from_numpy(real.astype(np.int64))},
+            inputs={"input_ids": ids, **mask_of(real)},
             labels=labels,
             places=places,
             weight=places.shape[1],

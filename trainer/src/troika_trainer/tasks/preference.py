@@ -72,7 +72,7 @@ class Preferences:
         return Batch(
             inputs={
                 "input_ids": ids,
-                "attention_mask": real,
+                **({} if real.all() else {"attention_mask": real}),
                 "reference": torch.from_numpy(self.reference[indices]),
             },
             labels=labels,
@@ -154,7 +154,7 @@ class Preference(ConversationTask):
     def _log_probabilities(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """Of the chosen and the rejected answer, summed over their tokens. Shape [samples, 2]."""
         inputs = {
-            name: batch.inputs[name].flatten(0, 1) for name in ("input_ids", "attention_mask")
+            name: value.flatten(0, 1) for name, value in batch.inputs.items() if name != "reference"
         }
         labels = batch.labels.flatten(0, 1)
         where = batch.where

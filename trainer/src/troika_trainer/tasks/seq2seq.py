@@ -26,7 +26,7 @@ from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
-from .texts import TextTask, padded
+from .texts import TextTask, mask_of, padded
 
 DEFAULT_NEW_TOKENS = 128
 
@@ -56,7 +56,7 @@ class Pairs:
         return Batch(
             inputs={
                 "input_ids": padded(self._sources, indices, real, self._pad_id),
-                "attention_mask": torch.from_numpy(real.astype(np.int64)),
+                **mask_of(real),
             },
             labels=labels,
             places=places_of(labels),
@@ -144,8 +144,10 @@ class Seq2Seq(TextTask):
         """What the model writes. Shape [samples, 1 + most new tokens]."""
         spec = self.spec.evaluation
         limit = spec.max_new_tokens or DEFAULT_NEW_TOKENS
+        # Where it is given no mask it takes what looks like padding for padding.
+        inputs = {"attention_mask": torch.ones_like(batch.inputs["input_ids"]), **batch.inputs}
         written: torch.Tensor = model.generate(  # type: ignore[operator]
-            **batch.inputs, max_new_tokens=limit, num_beams=spec.beams or 1, do_sample=False
+            **inputs, max_new_tokens=limit, num_beams=spec.beams or 1, do_sample=False
         )
         return pad(written, (0, 1 + limit - written.shape[1]), value=self.pad_id)
 

@@ -1,5 +1,6 @@
 """A batch of examples on its way to the model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -50,21 +51,39 @@ class Batch:
         assert self.places is not None
         return self.places[0], self.places[1]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors)
+
+    @property
+    def _tensors(self) -> list[torch.Tensor]:
+        return [
+            *self.inputs.values(),
+            self.labels,
+            *([] if self.places is None else [self.places]),
+        ]
+
+    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The same batch with every tensor changed."""
+        return replace(
+            self,
+            inputs={name: change(value) for name, value in self.inputs.items()},
+            labels=change(self.labels),
+            places=None if self.places is None else change(self.places),
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; copies from pinned memory do not hold up the host."""
         if device.type == "cpu":
             return self
-        return Batch(
-            inputs={
-                name: value.pin_memory().to(device, non_blocking=True)
-                for name, value in self.inputs.items()
-            },
-            labels=self.labels.pin_memory().to(device, non_blocking=True),
-            weight=self.weight,
-            tokens=self.tokens,
-            pairs=self.pairs,
-            packed=self.packed,
-        )
+
+        def there(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.device.type == device.type:
+                return tensor
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        return self.mapped(there)
 
 
 class Examples(Protocol):

@@ -24,6 +24,7 @@ from troika_trainer.batches import (
 )
 from troika_trainer.errors import ConfigError
 from troika_trainer.place import Place, cores, threads_for
+from troika_trainer.transfer import Transfer
 
 
 class Numbers:
@@ -243,7 +244,7 @@ def test_the_micro_batch_fits_share_and_memory(
 
 def test_batches_made_ahead_are_those_made_on_demand() -> None:
     batches = Batches(Numbers(50), Order(50, 8, 1), place=Place(), limit=80)
-    ahead = Ahead(batches)
+    ahead = Ahead(batches, Transfer(torch.device("cpu")))
     for step in (1, 2, 3, 10, 11, 2):
         assert ids(ahead.step(step)) == ids(batches.step(step))
 

@@ -15,9 +15,9 @@ from troika_api.term import Term
 from troika_trainer.delivery import FIRST_READ, Delivery, delivery_to
 from troika_trainer.errors import CommunicationError
 from troika_trainer.export import export
+from troika_trainer.fence import Fence
 from troika_trainer.integrity import SUMS, broken
 from troika_trainer.place import Place
-from troika_trainer.writer import FENCE
 
 OLD = {"config.json": "old", "model-00001-of-00002.safetensors": "old", "extra/a.txt": "old"}
 NEW = {"config.json": "new", "model.safetensors": "new", "extra/b.txt": "new"}
@@ -219,7 +219,7 @@ def test_an_attempt_that_was_replaced_while_it_wrote_publishes_nothing(
 ) -> None:
     def slow(*args: Any) -> None:
         export(*args)
-        (tmp_path / "checkpoints" / FENCE).write_text("2")
+        Fence(tmp_path / "checkpoints", Term.by_hand(2)).announce()
 
     monkeypatch.setattr("troika_trainer.finish.export", slow)
     with pytest.raises(CommunicationError, match="attempt 2 has taken over"):

@@ -28,7 +28,7 @@ from support.trainer_runs import TINY_BERT, finetune_run
 from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import RUN, FinetuneRun, Objective, PretrainRun
 from troika_api.v1alpha1.tasks import Task
-from troika_trainer.batch import Batch
+from troika_trainer.batch import Batch, places_of
 from troika_trainer.errors import ConfigError
 from troika_trainer.flops import flop_counter, peak_of, two_sided_counter
 from troika_trainer.heads import Head
@@ -269,6 +269,7 @@ def test_flops_of_a_denoiser_count_each_side_on_its_own_tokens(kind: str) -> Non
     )
     task = Denoising(run, words)
     model = build_model(run, task)
+    task.attach(model)
     batch = batch_of(task, samples=8, length=64, first=150)  # below stand sentinels
     counter = task.flop_counter(model)
     assert counter
@@ -288,9 +289,11 @@ def test_flops_of_a_translator_count_each_side_on_its_own_tokens(kind: str, tmp_
     auto: Any = AutoModelForSeq2SeqLM
     model = auto.from_config(AutoConfig.for_model(**{**config, "decoder_start_token_id": 0}))
     task.attach(model)
+    labels = torch.full((2, 12), 99)
     batch = Batch(
         inputs={"input_ids": torch.full((2, 50), 77)},
-        labels=torch.full((2, 12), 99),
+        labels=labels,
+        places=places_of(labels),
         weight=2 * 12,
         tokens=2 * (50 + 12),
         pairs=2 * (50**2 + 12**2 + 50 * 12),
@@ -339,11 +342,28 @@ def test_the_peak_is_that_of_the_very_device(name: str, peak: float | None) -> N
     assert peak_of(name) == peak
 
 
+def _products(
+    hidden: torch.Size,
+    weight: torch.Size,
+    _bias: torch.Size,
+    _labels: torch.Size,
+    _dtype: torch.dtype,
+    _smoothing: float,
+    of_hidden: bool,
+    of_weight: bool,
+    *_: object,
+    **_shapes: object,
+) -> int:
+    """What torch would count of the matrix products that one operator hides from it."""
+    return 2 * hidden.numel() * weight[0] * (1 + of_hidden + of_weight)
+
+
 def counted_by_torch(task: AnyTask, model: PreTrainedModel, batch: Batch) -> int:
     model.set_attn_implementation("eager")
     # In a loop, each expert on its own tokens: torch does not see into the grouped product.
     model.set_experts_implementation("eager")
-    with FlopCounterMode(display=False) as counter:
+    head = {torch.ops.troika.summed_cross_entropy: _products}
+    with FlopCounterMode(display=False, custom_mapping=head) as counter:
         loss, _ = task.forward(model.train(), batch)
         torch.autograd.backward(loss)
     return int(counter.get_total_flops())

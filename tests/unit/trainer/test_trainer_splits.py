@@ -52,7 +52,8 @@ def prepared(
     made["loss"] = loss or {}
     group = Group(Place(), torch.device("cpu"))
     cache = Cache(folder / "cache", folder / "cache", group, lambda: None)
-    return prepare_task(RUN.validate_python(made), cache)
+    found = prepare_task(RUN.validate_python(made), cache)
+    return found.task, found.stores
 
 
 def words(folder: Path) -> Path:

@@ -1,16 +1,17 @@
-"""Attention over short sequences on the CPU, where float32 is the faster type.
+"""Attention over short sequences on the CPU, where float32 is the faster type; and whose masks.
 
 The backward pass of torch's kernel for the CPU is slow in bfloat16. Measured on two cores with AMX,
 forward and backward, 4 heads of 64: 5.6 ms in bfloat16 and 1.3 ms in float32 for 32 x 30 tokens,
 12.0 and 6.3 ms for 16 x 128, and the same for 16 x 256.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 _as_transformers: Callable[..., tuple[torch.Tensor, None]] = sdpa_attention_forward
@@ -22,6 +23,43 @@ SHORT = 128
 def use_fast_attention() -> None:
     """Let all models of this process that attend by SDPA do it as `attend` does."""
     AttentionInterface.register("sdpa", attend)
+
+
+@contextmanager
+def rows_known(*, packed: bool) -> Iterator[None]:
+    """Tell transformers whether rows hold several examples; else it looks at their positions.
+
+    To look is to wait for the device in every forward pass. And what is compiled cannot look: there
+    every decoder would get a mask of all pairs of tokens, with which no flash attention runs.
+
+    Args:
+        packed: Whether they may, in this process.
+    """
+    ours: tuple[tuple[Any, str, Any], ...] = (
+        (masking_utils, "find_packed_sequence_indices", _examples if packed else _one_example),
+        (PreTrainedModel, "warn_if_padding_and_no_attention_mask", _no_warning),
+    )
+    theirs = [getattr(owner, name) for owner, name, _ in ours]
+    for owner, name, function in ours:
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for (owner, name, _), function in zip(ours, theirs, strict=True):
+            setattr(owner, name, function)
+
+
+def _no_warning(*_: object) -> None:
+    """All padding has a mask here; to look for some is to wait, too."""
+
+
+def _one_example(_positions: torch.Tensor) -> None:
+    """Rows hold one example each."""
+
+
+def _examples(positions: torch.Tensor) -> torch.Tensor:
+    """Which example of its row each token belongs to, numbered from 0; the shape of `positions`."""
+    return torch.nn.functional.pad(positions.diff(dim=-1) != 1, (1, 0)).cumsum(-1)
 
 
 def attend(

@@ -1,6 +1,7 @@
 """A batch of examples on its way to the model."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,9 @@ Integers = npt.NDArray[np.int64]
 
 IGNORED = -100
 """Label of a position where nothing is to be predicted."""
+
+Where = tuple[torch.Tensor, ...]
+"""Rows and columns of positions, each of shape [positions]."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +34,56 @@ class Batch:
 
     packed: int | None = None
     """Number of examples where a row holds several."""
+    places: torch.Tensor | None = None
+    """Rows and columns of what is to be predicted, [2, predictions], where a task looks only there.
+
+    Found where the batch is made: to find them on a GPU is to wait for it.
+    """
 
     @property
     def samples(self) -> int:
         """Number of examples."""
         return len(self.labels) if self.packed is None else self.packed
 
+    @property
+    def where(self) -> Where:
+        """The two rows of `places`."""
+        assert self.places is not None
+        return self.places[0], self.places[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors)
+
+    @property
+    def _tensors(self) -> list[torch.Tensor]:
+        return [
+            *self.inputs.values(),
+            self.labels,
+            *([] if self.places is None else [self.places]),
+        ]
+
+    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The same batch with every tensor changed."""
+        return replace(
+            self,
+            inputs={name: change(value) for name, value in self.inputs.items()},
+            labels=change(self.labels),
+            places=None if self.places is None else change(self.places),
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; copies from pinned memory do not hold up the host."""
         if device.type == "cpu":
             return self
-        return Batch(
-            inputs={
-                name: value.pin_memory().to(device, non_blocking=True)
-                for name, value in self.inputs.items()
-            },
-            labels=self.labels.pin_memory().to(device, non_blocking=True),
-            weight=self.weight,
-            tokens=self.tokens,
-            pairs=self.pairs,
-            packed=self.packed,
-        )
+
+        def there(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.device.type == device.type:
+                return tensor
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        return self.mapped(there)
 
 
 class Examples(Protocol):
@@ -73,8 +106,21 @@ class Packable(Examples, Protocol):
         """A batch with the examples of each row one after the other."""
 
 
-def shifted_right(labels: torch.Tensor, config: Any) -> torch.Tensor:
-    """What the decoder has read before each label: those before it. Shape [samples, tokens]."""
-    shifted = labels.roll(1, dims=1)
+def places_of(labels: torch.Tensor) -> torch.Tensor:
+    """Rows and columns of the labels that are not `IGNORED`, in their order.
+
+    Args:
+        labels: Shape [rows, columns], on the host.
+
+    Returns:
+        Shape [2, predictions].
+    """
+    return (labels != IGNORED).nonzero().t().contiguous()
+
+
+def with_decoder_inputs(batch: Batch, config: Any) -> Batch:
+    """The batch with what the decoder has read before each label: those before it."""
+    shifted = batch.labels.roll(1, dims=1)
     shifted[:, 0] = config.decoder_start_token_id
-    return shifted.masked_fill(shifted == IGNORED, config.pad_token_id or 0)
+    shifted = shifted.masked_fill(shifted == IGNORED, config.pad_token_id or 0)
+    return replace(batch, inputs={**batch.inputs, "decoder_input_ids": shifted})

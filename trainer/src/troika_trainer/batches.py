@@ -17,6 +17,7 @@ from .errors import ConfigError
 from .packing import best_fit
 from .place import Place
 from .randomness import permute
+from .transfer import Sent, Transfer
 
 MAX_DEFAULT_MICRO_BATCH = 32
 
@@ -279,24 +280,27 @@ def micro_batch_size(training: Training, place: Place) -> int:
 
 
 class Ahead:
-    """Makes the batches of the next step in a thread while this one is computed."""
+    """Makes the batches of the next step in a thread while this one is computed, and sends them."""
 
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+    def __init__(self, batches: Batches, transfer: Transfer) -> None:
+        self._batches, self._transfer = batches, transfer
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._next: tuple[int, Future[list[Batch]]] | None = None
+        self._next: tuple[int, Future[Sent]] | None = None
 
     def step(self, step: int) -> list[Batch]:
         """The batches of a step; ready at once where it follows the last one."""
         if self._next is None or self._next[0] != step:
             self._ask(step)
         assert self._next is not None
-        batches = self._next[1].result()
+        sent = self._next[1].result()
         self._ask(step + 1)
-        return batches
+        return self._transfer.receive(sent)
 
     def _ask(self, step: int) -> None:
-        self._next = (step, self._pool.submit(self._batches.step, step))
+        self._next = (step, self._pool.submit(self._made, step))
+
+    def _made(self, step: int) -> Sent:
+        return self._transfer.send(self._batches.step(step))
 
 
 def whole_split(examples: Examples, *, limit: int | None, batch: int) -> Iterator[Integers]:

@@ -44,6 +44,7 @@ from .shutdown import StopSignal
 from .stream import Stream
 from .tasks.base import Numbers, Objective
 from .telemetry import StepReport, Telemetry
+from .transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Trainer:
         self.optimizer = optim.build_optimizer(objective.model, run.training.optimizer)
         if training.micro_batch_size == AUTO and not kept:
             micro = self.micro_batch_that_pays(limit=micro)
+        self.transfer = Transfer(group.device)
         self.cut(micro)
         if training.compile is Compile.AUTO:
             self.compile_where_it_pays()
@@ -306,7 +308,7 @@ class Trainer:
             limit=micro * self.longest,
             room=self.longest if self.objective.task.packs else None,
         )
-        self.batches = Ahead(batches)
+        self.batches = Ahead(batches, self.transfer)
 
     def halve(self, step: int) -> None:
         """Memory ran out on some rank: half as many sequences at a time, on all, from now on."""

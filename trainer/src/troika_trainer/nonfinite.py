@@ -26,7 +26,7 @@ def fingerprint(batches: list[Batch]) -> str:
     for batch in batches:
         for name, value in sorted(batch.inputs.items()):
             digest.update(name.encode())
-            digest.update(value.contiguous().numpy().tobytes())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

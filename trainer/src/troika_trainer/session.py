@@ -6,7 +6,7 @@ from troika_api.contract import Stage
 from troika_api.v1alpha1.training import Precision
 
 from . import float8
-from .attention import use_fast_attention
+from .attention import rows_known, use_fast_attention
 from .checkpoint import Checkpoints, checkpoint_directory
 from .distributed import process_group
 from .finish import finish
@@ -31,6 +31,7 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
     use_fast_attention()
     directory = checkpoint_directory(run.checkpoint.uri)
     with (
+        rows_known(packed=bool(run.data.packing)),
         process_group(place) as group,
         closing(Checkpoints(directory, keep=run.checkpoint.keep, group=group)) as checkpoints,
     ):

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typing_extensions import override
 
-from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers, places_of
 from troika_trainer.heads import Head
 from troika_trainer.packing import check_model
 from troika_trainer.tokenizer import Tokenizers, token_bytes
@@ -43,7 +43,8 @@ class CausalLM(LanguageTask):
         apart = super().apart(batch, lengths)
         firsts = apart.inputs["position_ids"][:, 1:] == 0
         labels = batch.labels.masked_fill(firsts, IGNORED)
-        return replace(apart, labels=labels, weight=int((~firsts).sum()))
+        places = places_of(labels)
+        return replace(apart, labels=labels, places=places, weight=places.shape[1])
 
     @override
     def attach(self, model: PreTrainedModel) -> None:
@@ -62,8 +63,7 @@ class CausalLM(LanguageTask):
     def _loss(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         if not self.spec.data.packing:
             return self._head.loss_of_next(model, batch)
-        where = (batch.labels != IGNORED).nonzero(as_tuple=True)
-        return self._head.loss(model, batch, where, batch.labels[where])
+        return self._head.loss(model, batch, batch.where, batch.labels[batch.where])
 
     @cached_property
     def _bytes(self) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typing_extensions import override
 
-from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers, places_of
 from troika_trainer.errors import DataError
 from troika_trainer.heads import Head
 from troika_trainer.packing import check_model, joined, positions
@@ -20,9 +20,8 @@ from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
 from .conversation import Tokens, check_read, ensure_template, messages_in, tokenize
-from .texts import TextTask, padded
+from .texts import TextTask, mask_of, padded
 from .turns import ASSISTANT, Message
-from .weighing import Weighing
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +56,12 @@ class Conversations:
         ids = padded(self._ids, indices, real, self._pad_id)
         answer = padded(self._answer, indices, real, 0).bool()
         labels = ids.masked_fill(~answer, IGNORED)[:, 1:].contiguous()
+        places = places_of(labels)
         return Batch(
-            inputs={"input_ids": ids, "attention_mask": torch.from_numpy(real.astype(np.int64))},
+            inputs={"input_ids": ids, **mask_of(real)},
             labels=labels,
-            weight=int((labels != IGNORED).sum()),
+            places=places,
+            weight=places.shape[1],
             tokens=int(lengths.sum()),
             pairs=int((lengths**2).sum()),
         )
@@ -71,13 +72,15 @@ class Conversations:
         each = np.concatenate(lengths)
         ids = joined([[self._ids[int(index)] for index in row] for row in rows], fill=self._pad_id)
         answer = joined([[self._answer[int(i)] for i in row] for row in rows], fill=0).bool()
-        places = positions(lengths)
+        begins = positions(lengths)
         # Nothing predicts the first token of a conversation.
-        labels = ids.masked_fill(~answer | (places == 0), IGNORED)[:, 1:].contiguous()
+        labels = ids.masked_fill(~answer | (begins == 0), IGNORED)[:, 1:].contiguous()
+        places = places_of(labels)
         return Batch(
-            inputs={"input_ids": ids, "position_ids": places},
+            inputs={"input_ids": ids, "position_ids": begins},
             labels=labels,
-            weight=int((labels != IGNORED).sum()),
+            places=places,
+            weight=places.shape[1],
             tokens=int(each.sum()),
             pairs=int((each**2).sum()),
             packed=len(each),
@@ -117,7 +120,6 @@ class ConversationTask(TextTask):
     @override
     def attach(self, model: PreTrainedModel) -> None:
         ensure_template(self.tokenizer)
-        self._weighing = Weighing(self.spec.loss)
         self._head = Head(model)
 
 
@@ -170,14 +172,13 @@ class Chat(ConversationTask):
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        where = (batch.labels != IGNORED).nonzero(as_tuple=True)
+        where = batch.where
         wanted = batch.labels[where]
-        if model.training and self._weighing.plain:
-            return self._head.loss(model, batch, where, wanted), no_predictions(batch)
-        logits = self._head.logits(model, batch, where)
         if model.training:
-            loss = self._weighing.loss(logits, wanted, training=True)
+            smoothing = self.spec.loss.label_smoothing or 0.0
+            loss = self._head.loss(model, batch, where, wanted, smoothing=smoothing)
             return loss, no_predictions(batch)
+        logits = self._head.logits(model, batch, where)
         losses = cross_entropy(logits, wanted, reduction="none")
         scores = torch.stack([(logits.argmax(-1) == wanted).float(), losses], dim=-1)
         # Right tokens and summed loss of each conversation.

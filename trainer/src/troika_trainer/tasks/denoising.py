@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from typing_extensions import override
 
-from troika_trainer.batch import IGNORED, Batch, Integers, shifted_right
+from troika_trainer.batch import IGNORED, Batch, Integers, places_of, with_decoder_inputs
 from troika_trainer.errors import ConfigError
 from troika_trainer.flops import FlopCounter, two_sided_counter
+from troika_trainer.heads import Head
 from troika_trainer.noise import Holes, infilled, span_mask, with_sentinels
 from troika_trainer.runfile import Run, local_or_hub
 from troika_trainer.tokenizer import Tokenizers
@@ -137,6 +137,7 @@ class Denoising(LanguageTask):
         return Batch(
             inputs=inputs,
             labels=labels,
+            places=places_of(labels),
             weight=int(written.sum()),
             tokens=tokens.size,
             # The encoder looks at the source, the decoder at itself and at the source.
@@ -152,16 +153,13 @@ class Denoising(LanguageTask):
         return {"decoder_start_token_id": self._end if masks else pad}
 
     @override
+    def attach(self, model: PreTrainedModel) -> None:
+        self._head = Head(model)
+
+    @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        before = shifted_right(batch.labels, model.config)
-        output = model(**batch.inputs, decoder_input_ids=before, use_cache=False)
-        loss = cross_entropy(
-            output.logits.flatten(0, 1).float(),
-            batch.labels.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
-        return loss, no_predictions(batch)
+        told, wanted = with_decoder_inputs(batch, model.config), batch.labels[batch.where]
+        return self._head.loss(model, told, batch.where, wanted), no_predictions(batch)
 
 
 def _filled(rows: tuple[Integers, ...], fill: int) -> torch.Tensor:

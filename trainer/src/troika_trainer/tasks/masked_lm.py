@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 from typing_extensions import override
 
-from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers, places_of
 from troika_trainer.errors import ConfigError
 from troika_trainer.heads import Head
 from troika_trainer.packing import LONGEST_TRIAL, Encoder, check_model
@@ -58,9 +58,11 @@ class MaskedLM(LanguageTask):
         how = uniform(seed, _Draw.HOW, *point)
         others = self._words[draw(seed, _Draw.TOKEN, *point) % np.uint64(len(self._words))]
         hidden = np.where(how < 0.8, mask_id, np.where(how < 0.9, others, tokens))
+        labels = torch.from_numpy(np.where(chosen, tokens, IGNORED))
         return Batch(
             inputs={"input_ids": torch.from_numpy(np.where(chosen, hidden, tokens))},
-            labels=torch.from_numpy(np.where(chosen, tokens, IGNORED)),
+            labels=labels,
+            places=places_of(labels),
             weight=int(chosen.sum()),
             tokens=tokens.size,
             pairs=tokens.shape[0] * tokens.shape[1] ** 2,
@@ -97,7 +99,7 @@ class MaskedLM(LanguageTask):
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if self.spec.data.packing:
             batch = replace(batch, inputs=self._encoder.told(batch.inputs))
-        where = (batch.labels != IGNORED).nonzero(as_tuple=True)
+        where = batch.where
         wanted = batch.labels[where]
         if model.training:
             return self._head.loss(model, batch, where, wanted), no_predictions(batch)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.batch import IGNORED, Batch, Examples, Integers, places_of
 from troika_trainer.errors import DataError
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
@@ -72,10 +72,11 @@ class Preferences:
         return Batch(
             inputs={
                 "input_ids": ids,
-                "attention_mask": real,
+                **({} if real.all() else {"attention_mask": real}),
                 "reference": torch.from_numpy(self.reference[indices]),
             },
             labels=labels,
+            places=places_of(labels.flatten(0, 1)),
             weight=len(indices),
             tokens=int(lengths.sum()),
             pairs=int((lengths**2).sum()),
@@ -149,10 +150,10 @@ class Preference(ConversationTask):
     def _log_probabilities(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """Of the chosen and the rejected answer, summed over their tokens. Shape [samples, 2]."""
         inputs = {
-            name: batch.inputs[name].flatten(0, 1) for name in ("input_ids", "attention_mask")
+            name: value.flatten(0, 1) for name, value in batch.inputs.items() if name != "reference"
         }
         labels = batch.labels.flatten(0, 1)
-        where = (labels != IGNORED).nonzero(as_tuple=True)
+        where = batch.where
         flat = Batch(inputs, labels, batch.weight, batch.tokens, batch.pairs)
         logits = self._head.logits(model, flat, where)
         costs = cross_entropy(logits, labels[where], reduction="none")

@@ -13,9 +13,17 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from typing_extensions import override
 
 from troika_api.contract import Score
-from troika_trainer.batch import IGNORED, Batch, Examples, Integers, shifted_right
+from troika_trainer.batch import (
+    IGNORED,
+    Batch,
+    Examples,
+    Integers,
+    places_of,
+    with_decoder_inputs,
+)
 from troika_trainer.errors import ConfigError
 from troika_trainer.flops import FlopCounter, two_sided_counter
+from troika_trainer.heads import Head
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
 from troika_trainer.runfile import Run
@@ -23,8 +31,7 @@ from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
 from .languages import bleu, is_multilingual, set_languages, write_target_language
-from .texts import TextTask, padded
-from .weighing import Weighing
+from .texts import TextTask, mask_of, padded
 
 DEFAULT_NEW_TOKENS = 128
 
@@ -50,12 +57,14 @@ class Pairs:
         sources, targets = self._sources.lengths[indices], self._targets.lengths[indices]
         real = np.arange(sources.max())[None, :] < sources[:, None]
         wanted = np.arange(targets.max())[None, :] < targets[:, None]
+        labels = padded(self._targets, indices, wanted, IGNORED)
         return Batch(
             inputs={
                 "input_ids": padded(self._sources, indices, real, self._pad_id),
-                "attention_mask": torch.from_numpy(real.astype(np.int64)),
+                **mask_of(real),
             },
-            labels=padded(self._targets, indices, wanted, IGNORED),
+            labels=labels,
+            places=places_of(labels),
             weight=int(targets.sum()),
             tokens=int(sources.sum() + targets.sum()),
             # The encoder looks at the source, the decoder at itself and at the source.
@@ -151,15 +160,17 @@ class Seq2Seq(TextTask):
                 "a decoder_start_token_id",
                 "start from a model such as T5, BART, mBART or NLLB",
             )
-        self._weighing = Weighing(self.spec.loss)
+        self._head = Head(model)
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        shifted = shifted_right(batch.labels, model.config)
-        logits = model(**batch.inputs, decoder_input_ids=shifted, use_cache=False).logits
-        where = batch.labels != IGNORED
-        loss = self._weighing.loss(
-            logits[where].float(), batch.labels[where], training=model.training
+        smoothing = self.spec.loss.label_smoothing or 0.0
+        loss = self._head.loss(
+            model,
+            with_decoder_inputs(batch, model.config),
+            batch.where,
+            batch.labels[batch.where],
+            smoothing=smoothing if model.training else 0.0,  # so that runs compare
         )
         return loss, no_predictions(batch) if model.training else self._written(model, batch)
 
@@ -167,8 +178,10 @@ class Seq2Seq(TextTask):
         """What the model writes. Shape [samples, 1 + most new tokens]."""
         spec = self.spec.evaluation
         limit = spec.max_new_tokens or DEFAULT_NEW_TOKENS
+        # Where it is given no mask it takes what looks like padding for padding.
+        inputs = {"attention_mask": torch.ones_like(batch.inputs["input_ids"]), **batch.inputs}
         written: torch.Tensor = model.generate(  # type: ignore[operator]
-            **batch.inputs, max_new_tokens=limit, num_beams=spec.beams or 1, do_sample=False
+            **inputs, max_new_tokens=limit, num_beams=spec.beams or 1, do_sample=False
         )
         return pad(written, (0, 1 + limit - written.shape[1]), value=self.pad_id)
 

@@ -52,11 +52,9 @@ class Texts(ABC):
         """These texts, padded to the longest of them."""
         lengths = self.lengths(indices)
         real = np.arange(lengths.max())[None, :] < lengths[:, None]
-        inputs = {"input_ids": padded(self._ids, indices, real, self._pad_id)}
+        inputs = {"input_ids": padded(self._ids, indices, real, self._pad_id), **mask_of(real)}
         if self._types is not None:
             inputs["token_type_ids"] = padded(self._types, indices, real, 0)
-        if not real.all():
-            inputs["attention_mask"] = torch.from_numpy(real.astype(np.int64))
         labels, weight = self.targets(indices, real)
         return Batch(
             inputs=inputs,
@@ -140,6 +138,15 @@ class TextTask(FinetuneTask):
         """What one text contributes to an example."""
         names = self.token_columns
         return {name: np.asarray(encoded[name][index]) for name in names}
+
+
+def mask_of(real: Any) -> dict[str, torch.Tensor]:
+    """The model's argument that tells of padding, where there is any: one to look at costs a wait.
+
+    Args:
+        real: Where a padded position holds a token, shape [samples, tokens].
+    """
+    return {} if real.all() else {"attention_mask": torch.from_numpy(real.astype(np.int64))}
 
 
 def padded(column: Column, indices: Integers, real: Any, fill: int) -> torch.Tensor:

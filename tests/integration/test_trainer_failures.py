@@ -157,6 +157,22 @@ def test_the_first_step_after_a_resume_knows_what_was_fine_before_it(
     )
 
 
+def test_storage_that_fails_for_one_rank_ends_all_and_skips_no_checkpoint(
+    tmp_path: Path, corpus: Path, forked: Nursery
+) -> None:
+    """A link to itself is there and cannot be read."""
+    run = tinyrun.run_dict(tmp_path, corpus, training__steps=10)
+    started = tinyrun.start(run, tmp_path, nursery=forked, ranks=2)
+    assert [rank.wait() for rank in started] == [0, 0]
+    (victim,) = (tmp_path / "checkpoints" / "step-10").glob("__1_*.distcp")
+    victim.unlink()
+    victim.symlink_to(victim)
+    started = tinyrun.start(run, tmp_path, nursery=forked, ranks=2, TROIKA_ATTEMPT="1")
+    assert [rank.wait() for rank in started] == [ExitCode.STORAGE] * 2
+    for rank in started:
+        assert rank.word()["message"].startswith(f"{victim} cannot be read: Too many levels")
+
+
 @contextlib.contextmanager
 def small_volume(path: Path, kilobytes: int) -> Iterator[Path]:
     """A file system of its own, with so much room."""

@@ -79,8 +79,9 @@ class Term:
             return "the run that was started by hand"
         if self.created == NO_TIME:
             return f"the job with uid {self.uid}"
-        time = datetime.strptime(self.created, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        return f"the job created at {time:%Y-%m-%d %H:%M:%S} UTC (uid {self.uid})"
+        day, time = self.created[:8], self.created[9:15]
+        when = f"{day[:4]}-{day[4:6]}-{day[6:]} {time[:2]}:{time[2:4]}:{time[4:]}"
+        return f"the job created at {when} UTC (uid {self.uid})"
 
 
 _EXAMPLE = Term("20261124T120000Z", "1a2b3c4d", 0)

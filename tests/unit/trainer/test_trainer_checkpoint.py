@@ -3,12 +3,14 @@
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from troika_api.term import Term
+from troika_trainer import writer
 from troika_trainer.checkpoint import Checkpoints, checkpoint_directory
 from troika_trainer.directories import superfluous
 from troika_trainer.distributed import Group
@@ -93,6 +95,47 @@ def test_damaged_ones_do_not_push_out_the_one_just_committed_but_go(
     assert checkpoints.newest() is not None
     checkpoints.save(model, optimizer, Progress(step=15), wait=True)
     assert steps(tmp_path) == [f"step-{step}" for step in left]
+
+
+def test_who_wakes_up_too_late_neither_commits_nor_takes_anything_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its last look at the fence and its commit another attempt has made the same step."""
+    model, optimizer = parts()
+    old = registered(tmp_path, attempt=3, keep=1)
+    check = Fence.check
+
+    def sleep(fence: Fence) -> None:
+        check(fence)
+        monkeypatch.setattr(Fence, "check", check)
+        new = registered(tmp_path, attempt=4, keep=1)
+        new.save(model, optimizer, Progress(step=10, tokens=4), wait=True)
+
+    monkeypatch.setattr(Fence, "check", sleep)
+    with pytest.raises(CommunicationError, match="attempt 4 has taken over"):
+        old.save(model, optimizer, Progress(step=10, tokens=3), wait=True)
+    found = registered(tmp_path, attempt=5).newest()
+    assert found is not None
+    assert found.progress.tokens == 4
+    assert steps(tmp_path) == ["step-10"]
+
+
+def test_who_was_superseded_after_its_commit_takes_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = parts()
+    old = registered(tmp_path, attempt=3, keep=1)
+    old.save(model, optimizer, Progress(step=10), wait=True)
+    commit = writer._commit
+
+    def slow(*given: Any) -> Any:
+        manifest = commit(*given)
+        registered(tmp_path, attempt=4, keep=1)
+        return manifest
+
+    monkeypatch.setattr(writer, "_commit", slow)
+    old.save(model, optimizer, Progress(step=20), wait=True)
+    assert steps(tmp_path) == ["step-10", "step-20"]
 
 
 def test_which_checkpoints_are_superfluous() -> None:

@@ -72,6 +72,26 @@ def remove(path: Path, by: Term) -> None:
     _wipe(doomed)
 
 
+def replace(staged: Path, final: Path, by: Term) -> None:
+    """Let a staged checkpoint appear, also where there is one of its step: a damaged one that was
+    skipped, or one of an older attempt. Where it cannot, that one is as it was.
+
+    Raises:
+        OSError: the staged one is gone, for instance.
+    """
+    aside = final.with_name(f"{final.name}.tmp-{by}-old")
+    _wipe(aside)
+    with contextlib.suppress(FileNotFoundError):
+        final.rename(aside)
+    try:
+        staged.rename(final)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.rename(final)
+        raise
+    _wipe(aside)
+
+
 def remove_staged(directory: Path, by: Term) -> None:
     """Take away what earlier attempts, and this one before a restart, have left half-written."""
     for path in directory.glob("step-*.tmp-*"):

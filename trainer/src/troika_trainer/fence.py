@@ -75,6 +75,7 @@ class Fence:
 
     def _registered(self) -> list[Term]:
         try:
+            os.utime(self._folder)  # NFS may show what was there a minute ago, unless it is changed
             names = os.listdir(self._folder)  # noqa: PTH208 - only names are wanted
         except FileNotFoundError:
             return []

@@ -77,7 +77,7 @@ class Progress:
         scored = [
             (_score(entry, best_by), int(entry["step"]))
             for entry in self.history
-            if entry["step"] in among and math.isfinite(entry[best_by])
+            if entry["step"] in among and math.isfinite(entry.get(best_by, math.nan))
         ]
         # Of equal ones the first: as `note` has it.
         return [step for _, step in sorted(scored, key=lambda both: (-both[0], both[1]))]

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from troika_api.term import Term
 
-from .directories import prune, remove, steps, superfluous
+from .directories import prune, replace, steps, superfluous
 from .errors import CommunicationError, StorageError, TrainerError
 from .fence import Fence
 from .integrity import Identity, identity, sync_directory, write_durably
@@ -73,8 +73,13 @@ def write(layout: Layout, taken: Taken, request: Request) -> Answer:
         ConfigError: a newer job has.
     """
     started = time.monotonic()
-    if (manifest := _committed(request)) is not None:
-        return Answer(manifest, time.monotonic() - started)
+    manifest = _committed(request) or _written(layout, taken, request)
+    if request.rank == 0:
+        _tidy(request)
+    return Answer(manifest, time.monotonic() - started)
+
+
+def _written(layout: Layout, taken: Taken, request: Request) -> Manifest:
     try:
         storage = FileSystemWriter(request.staged)
         results = storage.write_data(layout.plan, taken).wait()
@@ -82,7 +87,7 @@ def write(layout: Layout, taken: Taken, request: Request) -> Answer:
         files = {name: identity(request.staged / name) for name in names}
         part = request.staged / f"part-{request.rank}"
         write_durably(part, pickle.dumps((results, files)))
-        manifest = _commit(layout, request) if request.rank == 0 else request.manifest
+        return _commit(layout, request) if request.rank == 0 else request.manifest
     except OSError as error:
         gave_up = not request.staged.exists() and request.staged.parent.exists()
         shutil.rmtree(request.staged, ignore_errors=True)
@@ -93,9 +98,6 @@ def write(layout: Layout, taken: Taken, request: Request) -> Answer:
     except BaseException:
         shutil.rmtree(request.staged, ignore_errors=True)
         raise
-    if request.rank == 0:
-        _tidy(request)
-    return Answer(manifest, time.monotonic() - started)
 
 
 def _committed(request: Request) -> Manifest | None:
@@ -110,6 +112,7 @@ def _tidy(request: Request) -> None:
     """What is not needed any more. The checkpoint is there: nothing here may fail its save."""
     directory, progress = request.final.parent, request.manifest.progress
     try:
+        Fence(directory, request.term).check()  # a newer owner knows what is needed, and prunes
         for part in request.final.glob("part-*"):
             part.unlink()
         doomed = superfluous(
@@ -121,6 +124,8 @@ def _tidy(request: Request) -> None:
         )
     except OSError as error:
         log.warning("%s cannot be tidied up: %s", directory, error.strerror)
+    except TrainerError as error:
+        log.warning("%s is not tidied up: %s", directory, error)  # the next save ends the run
     else:
         prune(directory, doomed, request.term)
 
@@ -153,9 +158,7 @@ def _commit(layout: Layout, request: Request) -> Manifest:
     # An owner that registers after this look takes the staged directory away before it looks for
     # checkpoints: then the rename fails.
     Fence(final.parent, request.term).check()
-    if final.exists():  # a damaged one that was skipped, or one that an older attempt made
-        remove(final, request.term)
-    staged.rename(final)
+    replace(staged, final, request.term)
     sync_directory(final.parent)
     return manifest
 

@@ -30,7 +30,7 @@ from .batches import Ahead, Batches, Order, StreamOrder, micro_batch_size
 from .checkpoint import Checkpoints
 from .curve import Meter
 from .distributed import Group
-from .errors import OutOfMemoryError, TerminatedError, is_out_of_memory
+from .errors import DataError, OutOfMemoryError, TerminatedError, is_out_of_memory
 from .evaluate import Evaluator
 from .flops import peak_flops
 from .frozen import cast_frozen
@@ -124,6 +124,7 @@ class Trainer:
         Raises:
             TerminatedError: a rank was asked to stop; the step that was reached is saved.
             NonFiniteError: loss or gradient is no number; nothing of that step was applied.
+            DataError: a row of a stream is not what the run promised.
         """
         self.resume()
         with collected_on_schedule() as collect:
@@ -152,7 +153,11 @@ class Trainer:
                 return
 
             self.telemetry.stage(Stage.TRAINING)
-            self.train_step(step + 1)
+            try:
+                self.train_step(step + 1)
+            except DataError:
+                self.keep_what_was_reached()
+                raise
             collect(step + 1)
 
     def train_step(self, step: int) -> None:
@@ -397,6 +402,18 @@ class Trainer:
         self.checkpoints.save(self.objective.model, self.optimizer, self.progress, wait=wait)
         self.saved_step, self.saved_at, self.save_now = step, time.monotonic(), False
         self.notice_saved()
+
+    def keep_what_was_reached(self) -> None:
+        """A row of a stream is bad: when it is corrected, go on from here.
+
+        Ranks come to it in different steps, and only together can they save: more than one keep
+        the newest checkpoint, the one in flight too.
+        """
+        if self.group.size > 1:
+            self.checkpoints.settle()
+        elif self.progress.step not in (0, self.saved_step):
+            self.stopping = True
+            self.save()
 
     def notice_saved(self) -> None:
         """Tell of the checkpoint that was completed since, and learn what it cost."""

@@ -1,6 +1,7 @@
 """Read rows from JSONL, CSV, Parquet and text files, anywhere that fsspec reaches.
 
-A row that is not what the run promised ends the run with its file, line and column.
+A row that is not what the run promised ends the run with its file, line and column. Longer than
+other files because each format brings its own ways of being wrong.
 """
 
 import contextlib

@@ -9,8 +9,7 @@ begins is a `Position`, which is in the checkpoint: a resume reads one window, w
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
@@ -20,6 +19,7 @@ from typing_extensions import override
 
 from .encode import ROWS_AT_A_TIME, Alive, counted
 from .errors import DataError
+from .position import Position, Read, behind, chained, digest, mark, names
 from .randomness import permute
 from .rows import DataFile
 from .shards import Array, Column, Store
@@ -33,22 +33,6 @@ ENDLESS = 1 << 60
 TEXT = "input_ids"
 _FILES = 7
 """Tells the chance that orders files from the one that orders sequences."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a window begins."""
-
-    window: int
-    lap: int
-    """How often all files were read before."""
-    path: str
-    line: int
-    """Rows of the file up to this line belong to earlier windows."""
-    skip: int
-    """Tokens of the rows after it that do, too."""
-    sources: str
-    """Fingerprint of the files: in others the rows would be in another order."""
 
 
 class Stream(Column):
@@ -73,7 +57,8 @@ class Stream(Column):
         super().__init__([np.empty(0, dtype=kind)], None)
         self._task, self._sources, self._size = task, sources, window * length
         self._seed, self._alive = seed, alive
-        self._mark = _mark(sources)
+        self._mark, self._names = mark(sources), names(sources)
+        self._tokenizer = task.preprocessing.fingerprint(task.preprocessor)
         files = self._lap(0)
         self._begins = {0: Position(0, 0, files[0].path, 0, 0, self._mark)}
         self._held: dict[int, Array] = {}
@@ -104,22 +89,65 @@ class Stream(Column):
 
     def position(self, sequences: int) -> dict[str, Any]:
         """Where to begin again when so many sequences were used; for the checkpoint."""
-        return asdict(self._begins[sequences // self.window])
+        number, used = divmod(sequences, self.window)
+        begin = self._begins[number]
+        end = self._begins.get(number + 1, begin) if used else begin
+        read = Read(
+            end=end,
+            names=self._names,
+            behind=behind(self._lap(end.lap), end) if end.lap == begin.lap else None,
+            tokenizer=self._tokenizer,
+        )
+        return {**asdict(begin), "read": asdict(read)}
 
     def seek(self, saved: dict[str, Any], *, step: int) -> None:
-        """Go on from a checkpoint.
+        """Go on from a checkpoint. What nobody has read yet may have been corrected since.
 
         Raises:
-            DataError: the files are not those of then.
+            DataError: what was read is not what it was.
         """
-        position = Position(**saved)
-        if position.sources != self._mark:
+        begin = Position(**{name: value for name, value in saved.items() if name != "read"})
+        known = saved.get("read")  # checkpoints of older versions do not know
+        read = Read(**{**known, "end": Position(**known["end"])}) if known else None
+        if found := self._changed(begin, read):
+            until = f"{read.end.path}, line {read.end.line}" if read else "the end"
             raise DataError(
-                f"the files of data.train are not those that were there at step {step}: "
-                "their names or sizes differ, and so would the order of the rows",
-                "put back what was there, or start a new job from the model of this one",
+                f"the files of data.train are not those that were there at step {step}: {found}",
+                f"put back what was there (only what was not read yet, after {until}, may change), "
+                "or start a new job from the model of this one",
             )
-        self._begins[position.window] = position
+        self._begins[begin.window] = replace(begin, sources=self._mark)
+
+    def _changed(self, begin: Position, read: Read | None) -> str | None:
+        """What is not as it was, in words; None where the stream goes on as it would have."""
+        if read is not None and read.tokenizer != self._tokenizer:
+            return (
+                "they gave another tokenizer, which numbers the tokens differently "
+                "(tokenizer.path can name the one that is in the cache)"
+            )
+        if begin.sources == self._mark:
+            return None
+        if read is None or read.names != self._names:
+            return "their names or sizes differ, and so would the order of the rows"
+        if read.behind is None:
+            return "sizes differ, and the current window has rows of all files"
+        order, end = self._lap(read.end.lap), read.end
+        if behind(order, end) != read.behind:
+            return f"a file that was read before {end.path} has another size"
+        if not self._is_as_read(next(file for file in order if file.path == end.path), end):
+            return f"rows of {end.path} that were read before have changed"
+        return None
+
+    def _is_as_read(self, file: DataFile, end: Position) -> bool:
+        """Whether a file's rows up to a position are what they were. Reads all of them."""
+        rows = counted(self._sources.rows_of(file, "train"), self._alive)
+        line, found = 0, ""
+        while line < end.line and (part := list(islice(rows, ROWS_AT_A_TIME))):
+            line, found = part[-1].line, chained(found, part)
+        if (line, found) != (end.line, end.rows):
+            return False
+        rest = _joined(self._task, list(islice(rows, ROWS_AT_A_TIME))) if end.skip else _NOTHING
+        return _of_tokens(rest[: end.skip]) == end.tokens
 
     # ------------------------------------------------------------------------- window by window
 
@@ -158,7 +186,8 @@ class Stream(Column):
             while len(tokens) - place >= missing:
                 parts.append(tokens[place : place + missing])
                 place += missing
-                begin = replace(at, window=begin.window + 1, skip=place)
+                skipped = _of_tokens(tokens[:place])
+                begin = replace(at, window=begin.window + 1, skip=place, tokens=skipped)
                 yield np.concatenate(parts), begin
                 parts, missing = [], self._size
             parts.append(tokens[place:])
@@ -172,19 +201,20 @@ class Stream(Column):
             names = [file.path for file in files]
             for file in files[names.index(at.path) :]:
                 if file.path != at.path:
-                    at = replace(at, path=file.path, line=0, skip=0)
+                    at = Position(at.window, at.lap, file.path, 0, 0, self._mark)
                 rows = self._sources.rows_of(file, "train", after=at.line)
                 rows = counted(rows, self._alive)
                 while part := list(islice(rows, ROWS_AT_A_TIME)):
                     if len(tokens := _joined(self._task, part)):
                         found = True
                         yield at, tokens
-                    at = replace(at, line=part[-1].line, skip=0)
+                    after = chained(at.rows, part)
+                    at = replace(at, line=part[-1].line, skip=0, rows=after, tokens="")
             if not found:
                 raise DataError("the train split has no text", "check the files of data.train")
             found = False
             lap = at.lap + 1
-            at = replace(at, lap=lap, path=self._lap(lap)[0].path, line=0, skip=0)
+            at = Position(at.window, lap, self._lap(lap)[0].path, 0, 0, self._mark)
 
     def _lap(self, lap: int) -> list[DataFile]:
         files = self._sources.train
@@ -217,13 +247,15 @@ def stream_of(store: Store) -> Stream | None:
     return column if isinstance(column, Stream) else None
 
 
+_NOTHING: Array = np.empty(0)
+
+
+def _of_tokens(tokens: Array) -> str:
+    """Nothing has none."""
+    return digest(tokens.tobytes()) if len(tokens) else ""
+
+
 def _joined(task: Task, rows: Any) -> Array:
     arrays = [example[TEXT] for example in task.encode(rows)]
     kind = np.dtype(task.columns[TEXT].dtype)
     return np.concatenate([np.empty(0, dtype=kind), *arrays]).astype(kind)
-
-
-def _mark(sources: Sources) -> str:
-    """Names and sizes, not times: a corpus may be copied to another volume."""
-    files = [file.identity[:2] for file in sources.train]
-    return sha256(repr((files, sources.fraction)).encode()).hexdigest()[:20]

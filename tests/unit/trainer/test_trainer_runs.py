@@ -171,7 +171,7 @@ def test_a_run_of_one_epoch_has_a_best_step_and_an_early_end(
     assert seen.status.epoch is not None
     assert seen.status.epoch < 1.0
     report = json.loads((tmp_path / "model" / "report.json").read_text())
-    losses = {entry["step"]: entry["loss"] for entry in report["history"]}
+    losses = {int(entry["step"]): entry["loss"] for entry in report["history"]}
     best = min(losses, key=lambda step: losses[step])
     assert report["evaluation"]["bestStep"] == best < seen.status.step
     assert list(losses) == list(range(1, best + 3)), "measured every step until patience ended"

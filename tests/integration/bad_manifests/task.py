@@ -118,6 +118,14 @@ MISTAKES = [
         "evaluation.beams is read by Seq2Seq only",
     ),
     Mistake(
+        "no-steps-between",
+        FTJ,
+        "evaluation.everySteps",
+        0,
+        "spec.evaluation.everySteps",
+        "greater than or equal to 1",
+    ),
+    Mistake(
         "no-patience",
         FTJ,
         "evaluation.patience",

@@ -81,6 +81,16 @@ def test_finetuning_is_measured_after_every_epoch(tmp_path: Path) -> None:
     assert (schedule.total, sorted(schedule.evaluate_at)) == (7, [3, 5, 7])
 
 
+@pytest.mark.parametrize(("every", "steps"), [(2, [2, 4, 6, 7]), (7, [7]), (100, [7])])
+def test_finetuning_is_measured_every_so_many_steps_and_at_the_end(
+    tmp_path: Path, every: int, steps: list[int]
+) -> None:
+    changes = {"training": {"epochs": 2.5}, "evaluation": {"everySteps": every}}
+    run = RUN.validate_python(finetune_run(tmp_path, model=tmp_path, **changes))
+    schedule = Schedule.of(run, Order(20, 8, 17), tokens_per_example=5.0)
+    assert (schedule.total, sorted(schedule.evaluate_at)) == (7, steps)
+
+
 def test_checkpoints_by_steps_or_by_the_clock(tmp_path: Path) -> None:
     order = Order(80, 8, 17)
     by_steps = RUN.validate_python(pretrain_run(tmp_path, checkpoint={"interval": "5steps"}))

@@ -76,3 +76,24 @@ def test_the_text_has_a_line_for_every_class_and_the_matrix() -> None:
         "         bee        1        2        0",
         "         cow        0        0        3",
     ]
+
+
+@pytest.mark.parametrize(("classes", "matrix"), [(20, True), (21, False)])
+def test_a_large_confusion_matrix_is_left_to_the_page(classes: int, matrix: bool) -> None:
+    every = np.arange(classes)
+    text = classification_report(every, every, [f"c{number}" for number in every]).as_text()
+    assert ("confusion matrix" in text) is matrix
+    assert ("which classes are taken for which: report.html, report.json" in text) is not matrix
+    assert f"c{classes - 1}" in text, "each class has a line"
+
+
+def test_of_a_thousand_classes_the_text_has_the_largest() -> None:
+    """It is part of the model's card: with the whole matrix that had 16 MB."""
+    truth = np.repeat(np.arange(1000), np.where(np.arange(1000) % 20 == 7, 3, 1))
+    report = classification_report(truth, truth, [f"class {number}" for number in range(1000)])
+    lines = report.as_text().splitlines()
+    listed = [line.split()[1] for line in lines if line.strip().startswith("class ")]
+    assert listed == [str(number) for number in range(7, 1000, 20)]
+    assert "the 50 of 1000 classes with the most rows; report.json has all" in lines
+    assert len(report.as_text()) < 4000
+    assert len(report.as_dict()["classes"]) == 1000

@@ -160,6 +160,26 @@ def test_early_stopping_counts_on_where_it_was(tmp_path: Path, pretrained: Path)
     assert reports[0]["history"] == reports[1]["history"]
 
 
+def test_a_run_of_one_epoch_has_a_best_step_and_an_early_end(
+    tmp_path: Path, pretrained: Path
+) -> None:
+    """At a rate of 10 nothing gets better for long."""
+    run = finetune_run(
+        tmp_path,
+        model=pretrained,
+        training={"epochs": 1, "optimizer": {"learningRate": 10.0}},
+        evaluation={"bestBy": "loss", "everySteps": 1, "patience": 2},
+    )
+    seen = train_here(run)
+    assert seen.status.epoch is not None
+    assert seen.status.epoch < 1.0
+    report = json.loads((tmp_path / "model" / "report.json").read_text())
+    losses = {int(entry["step"]): entry["loss"] for entry in report["history"]}
+    best = min(losses, key=lambda step: losses[step])
+    assert report["evaluation"]["bestStep"] == best < seen.status.step
+    assert list(losses) == list(range(1, best + 3)), "measured every step until patience ended"
+
+
 def test_a_run_that_was_complete_only_exports_again(tmp_path: Path) -> None:
     run = pretrain_run(tmp_path)
     train_here(run)

@@ -12,6 +12,10 @@ from troika_api.contract import Score
 Integers = npt.NDArray[np.integer]
 
 WORST_SHOWN = 20
+MOST_LISTED = 50
+"""Classes that the text has a line for; it is also part of the model's card."""
+MOST_CROSSED = 20
+"""Classes up to which the text has a confusion matrix: its size is the square of their number."""
 LONGEST_SHOWN = 600
 """Characters of a text in a report."""
 
@@ -98,17 +102,23 @@ class ClassificationReport:
         }
 
     def as_text(self) -> str:
-        """For people, in the shape that scikit-learn made familiar."""
-        width = max(12, *(len(score.name) for score in self.classes))
+        """For people, in the shape that scikit-learn made familiar; of many classes the largest."""
+        shown = _largest(self.classes)
+        width = max(12, *(len(score.name) for score in shown))
         lines = [f"{'':>{width}}  precision  recall      f1  support", ""]
-        lines += [_line(score, width) for score in self.classes]
+        lines += [_line(score, width) for score in shown]
         total = self.weighted.support
         lines += ["", f"{'accuracy':>{width}}  {'':9}  {'':6}  {self.accuracy:6.3f}  {total:7}"]
         if self.confusion is None:  # else micro averages are the accuracy
             lines.append(_line(self.micro, width))
         lines += [_line(self.macro, width), _line(self.weighted, width)]
-        if self.confusion is not None:
+        if len(shown) < len(self.classes):
+            of_all = f"the {len(shown)} of {len(self.classes)} classes with the most rows"
+            lines += ["", f"{of_all}; report.json has all"]
+        if self.confusion is not None and len(self.classes) <= MOST_CROSSED:
             lines += ["", "confusion matrix", *self._confusion_lines(self.confusion, width)]
+        elif self.confusion is not None:
+            lines += ["", "which classes are taken for which: report.html, report.json"]
         return "\n".join(lines) + "\n"
 
     def _confusion_lines(self, confusion: list[list[int]], width: int) -> Iterator[str]:
@@ -117,6 +127,12 @@ class ClassificationReport:
         yield " " * width + "".join(f"  {name:>{cell}}" for name in names)
         for name, counts in zip(names, confusion, strict=True):
             yield f"{name:>{width}}" + "".join(f"  {count:{cell}}" for count in counts)
+
+
+def _largest(classes: list[Score]) -> list[Score]:
+    """Those with the most rows, as many as are listed, in the order they have."""
+    by_size = sorted(range(len(classes)), key=lambda number: -classes[number].support)
+    return [classes[number] for number in sorted(by_size[:MOST_LISTED])]
 
 
 def _line(score: Score, width: int) -> str:

@@ -20,14 +20,20 @@ class Schedule:
 
     @classmethod
     def of(cls, run: Run, order: Order, *, tokens_per_example: float) -> "Schedule":
-        """Pretraining is measured ten times from step 0 on, fine-tuning after every epoch."""
+        """Pretraining is measured ten times from step 0 on, fine-tuning after every epoch.
+
+        Where the run says how often, fine-tuning begins with that many steps: before the first
+        one there is no head worth measuring.
+        """
         total = _total_steps(run, order, tokens_per_example)
-        if isinstance(run, FinetuneRun):
+        every = run.evaluation.every_steps
+        if isinstance(run, FinetuneRun) and every is not None:
+            evaluate_at = {*range(every, total, every), total}
+        elif isinstance(run, FinetuneRun):
             epochs = range(1, math.ceil(order.epoch(total)) + 1)
             evaluate_at = {min(order.last_step_of(epoch), total) for epoch in epochs}
         else:
-            every = run.evaluation.every_steps or math.ceil(total / 10)
-            evaluate_at = {*range(0, total, every), total}
+            evaluate_at = {*range(0, total, every or math.ceil(total / 10)), total}
         interval = run.checkpoint.interval
         if interval.endswith("steps"):
             return cls(total, frozenset(evaluate_at), int(interval.removesuffix("steps")))

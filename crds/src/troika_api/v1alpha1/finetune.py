@@ -64,7 +64,7 @@ class FinetuneSpec(JobSpec):
     data: FinetuneData
     """Labelled rows."""
     evaluation: FinetuneEvaluation = FinetuneEvaluation()
-    """How the best checkpoint is chosen."""
+    """When validation is measured, and how the best checkpoint is chosen."""
 
 
 class FinetuneJob(Resource):

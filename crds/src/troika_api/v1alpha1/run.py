@@ -126,7 +126,7 @@ class FinetuneRun(RunBase):
     data: FinetuneData
     """Labelled rows."""
     evaluation: FinetuneEvaluation = FinetuneEvaluation()
-    """How the best checkpoint is chosen."""
+    """When validation is measured, and how the best checkpoint is chosen."""
 
     @property
     def best_by(self) -> Criterion:

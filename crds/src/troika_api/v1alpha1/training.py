@@ -176,16 +176,19 @@ class PretrainEvaluation(CamelModel):
 
 
 class FinetuneEvaluation(CamelModel):
-    """How the best checkpoint is chosen. Validation runs after every epoch."""
+    """When validation is measured, and how the best checkpoint is chosen by that."""
 
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two measurements; the last step is always measured. Default: after every
+    epoch, which of a run of one epoch is once, at its end."""
     best_by: Criterion | None = None
     """Score on validation that chooses the exported checkpoint; of losses and errors the lowest,
     of the others the highest. Default: f1 (macro for classes, of whole entities for
     TokenClassification), pearson for Regression, ndcgAt10 for Ranking, bleu for Seq2Seq, loss for
     Chat, accuracy for Preference, mAP for ObjectDetection, wer for SpeechRecognition."""
     patience: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Stop early after this many evaluations in a row that brought no better score.
-    Default: train to the end."""
+    """Stop early after this many evaluations in a row that brought no better score; without
+    everySteps these are epochs. Default: train to the end."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     """Longest text written for a source in evaluation (Seq2Seq). Default: 128."""
     beams: Annotated[int, Field(ge=1, le=64)] | None = None

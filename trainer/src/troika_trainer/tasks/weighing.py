@@ -94,7 +94,7 @@ class Weighing:
             labels: Shape [predictions]; `IGNORED` where nothing is to be predicted.
             training: Whether the model learns from this.
         """
-        if not training:
+        if not training or self.plain:
             return cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
         losses = cross_entropy(
             logits,

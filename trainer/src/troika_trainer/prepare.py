@@ -57,7 +57,15 @@ def prepare_task(run: Run, cache: Cache) -> tuple[Task, dict[str, Store]]:
     """
     kind = task_class(run)
     sources = Sources.of(run)
-    preprocessor = _preprocessor(run, kind.preprocessing, sources, cache)
+    try:
+        preprocessor = _preprocessor(run, kind.preprocessing, sources, cache)
+    except ImportError as error:
+        raise lacks_package(
+            f"the {kind.preprocessing.name}",
+            run.model.path or "",
+            error,
+            remedy="use an image that has the package, or a model that does without",
+        ) from error
     task = kind(run, preprocessor)
     if isinstance(run, PretrainRun) and run.data.streaming:
         return task, _stream(run, task, sources, cache.alive)
@@ -148,15 +156,7 @@ def _preprocessor(run: Run, kind: Preprocessing, sources: Sources, cache: Cache)
         raise ConfigError(f"model: a model from a config brings no {kind.name}; name one by path")
 
     def load() -> Any:
-        try:
-            return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
-        except ImportError as error:
-            raise lacks_package(
-                f"the {kind.name}",
-                path,
-                error,
-                remedy="use an image that has the package, or a model that does without",
-            ) from error
+        return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
 
     # Where it comes from the hub the first rank downloads it, and the others find it on disk.
     cache.group.wait_for_first(load)

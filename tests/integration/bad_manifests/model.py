@@ -95,6 +95,25 @@ MISTAKES = [
         "spec.tokenizer",
         "MaskedImage has no text",
     ),
+    *(
+        Mistake(
+            f"model-in-{store.partition(':')[0]}",
+            FTJ,
+            "model.from",
+            {"uri": store},
+            "spec.model.from.uri",
+            "expected pvc://CLAIM/PATH, hf://OWNER/NAME, or an absolute path",
+        )
+        for store in ("s3://bucket/model", "gs://bucket/model", "https://example.com/model")
+    ),
+    Mistake(
+        "tokenizer-in-a-bucket",
+        PTJ,
+        "tokenizer",
+        {"from": {"uri": "s3://bucket/tokenizer"}},
+        "spec.tokenizer.from.uri",
+        "expected pvc://CLAIM/PATH, hf://OWNER/NAME, or an absolute path",
+    ),
     Mistake(
         "job-name",
         FTJ,

@@ -14,6 +14,7 @@ from support.tiny_tasks import tiny_model
 from support.trainer_runs import finetune_run, train_here
 from troika_trainer.errors import ConfigError, StorageError
 from troika_trainer.loading import cannot_load
+from troika_trainer.runfile import local_or_hub
 
 
 @pytest.fixture
@@ -90,3 +91,15 @@ def test_a_hub_that_does_not_answer_is_no_mistake_in_the_run() -> None:
     found = cannot_load("the model", "acme/bert", error, remedy="name another")
     assert isinstance(found, StorageError)
     assert "acme/bert" in str(found)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/model", "https://example.com/model"])
+def test_a_model_in_an_object_store_is_refused_for_what_it_is(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot load a model from {path}") as failure:
+        local_or_hub(path)
+    assert "to a volume" in str(failure.value.remedy)
+
+
+def test_a_model_is_a_directory_or_a_name_on_the_hub() -> None:
+    assert local_or_hub("/models/bert") == "/models/bert"
+    assert local_or_hub("hf://owner/bert") == "owner/bert"

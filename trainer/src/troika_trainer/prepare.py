@@ -76,7 +76,15 @@ def prepare_task(run: Run, cache: Cache) -> Prepared:
     """
     kind = task_class(run)
     sources = Sources.of(run, together=_together(run, kind))
-    preprocessor = _preprocessor(run, kind.preprocessing, sources, cache)
+    try:
+        preprocessor = _preprocessor(run, kind.preprocessing, sources, cache)
+    except ImportError as error:
+        raise lacks_package(
+            f"the {kind.preprocessing.name}",
+            run.model.path or "",
+            error,
+            remedy="use an image that has the package, or a model that does without",
+        ) from error
     task = kind(run, preprocessor)
     if isinstance(run, PretrainRun) and run.data.streaming:
         # The files are compared by the stream itself, which knows its place in them.
@@ -199,15 +207,7 @@ def _preprocessor(run: Run, kind: Preprocessing, sources: Sources, cache: Cache)
         raise ConfigError(f"model: a model from a config brings no {kind.name}; name one by path")
 
     def load() -> Any:
-        try:
-            return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
-        except ImportError as error:
-            raise lacks_package(
-                f"the {kind.name}",
-                path,
-                error,
-                remedy="use an image that has the package, or a model that does without",
-            ) from error
+        return kind.load(local_or_hub(path), trust_remote_code=run.model.trust_remote_code)
 
     # Where it comes from the hub the first rank downloads it, and the others find it on disk.
     cache.group.wait_for_first(load)

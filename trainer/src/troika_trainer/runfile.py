@@ -103,8 +103,18 @@ def _check_stream(run: PretrainRun) -> None:
 
 
 def local_or_hub(path: str) -> str:
-    """What `from_pretrained` takes: a directory, or OWNER/NAME for hf://OWNER/NAME."""
-    return path.removeprefix(HUB)
+    """What `from_pretrained` takes: a directory, or OWNER/NAME for hf://OWNER/NAME.
+
+    Raises:
+        ConfigError: it is somewhere else.
+    """
+    name = path.removeprefix(HUB)
+    if "://" in name:
+        raise ConfigError(
+            f"cannot load a model from {path}: expected a directory or {HUB}OWNER/NAME",
+            "copy the model to a volume, or mount the store as one",
+        )
+    return name
 
 
 def set_environment(run: Run) -> None:

@@ -109,6 +109,17 @@ StorageURI = Annotated[
 ]
 """Something to read."""
 
+ModelURI = Annotated[
+    str,
+    _uri(
+        f"{_PVC} || self.matches('^hf://[^/ ]+(/[^/ ]+)?$') || self.matches('^/[^ ]*$')",
+        "expected pvc://CLAIM/PATH, hf://OWNER/NAME, or an absolute path inside the image: copy a "
+        "model that lies in an object store to a volume, or mount the store as one",
+    ),
+    AfterValidator(_no_dot_dot),
+]
+"""A directory that `from_pretrained` opens: nothing fetches one from an object store."""
+
 VolumeURI = Annotated[
     str,
     _uri(_PVC, "expected pvc://CLAIM/PATH: a volume that every node of the job can mount"),

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from .base import CamelModel, StorageURI, cel, validations
+from .base import CamelModel, ModelURI, cel, validations
 from .data import PretrainData, TokenizerTraining
 from .resource import SPEC_RULES, JobSpec, ModelFrom, Resource, immutable
 from .run import Masking, Objective
@@ -50,7 +50,7 @@ class PretrainModel(CamelModel):
 class TokenizerFrom(CamelModel):
     """A tokenizer that exists."""
 
-    uri: StorageURI
+    uri: ModelURI
     """Directory with tokenizer.json, or hf://OWNER/NAME."""
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .base import CamelModel, Name, StorageURI, cel, validations
+from .base import CamelModel, ModelURI, Name, cel, validations
 from .compute import Compute
 from .policy import Policy
 from .status import JobStatus
@@ -41,7 +41,7 @@ class ModelFrom(CamelModel):
             )
         )
     )
-    uri: StorageURI | None = None
+    uri: ModelURI | None = None
     """Model directory in save_pretrained layout, or hf://OWNER/NAME."""
     pretrain_job: Name | None = None
     """Name of a PretrainJob in the same namespace."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from troika_api.term import Term
 from troika_trainer.errors import CommunicationError, ConfigError
@@ -62,6 +63,27 @@ def test_registering_late_lowers_nothing(tmp_path: Path) -> None:
     with pytest.raises(CommunicationError):
         Fence(tmp_path, job(attempt=3)).register()
     assert names(tmp_path)[-1] == str(job(attempt=4))
+
+
+class Slow(Fence):
+    """Another attempt registers between its look and its own term."""
+
+    def __init__(self, directory: Path, term: Term, faster: Fence) -> None:
+        super().__init__(directory, term)
+        self._faster = faster
+
+    @override
+    def announce(self) -> None:
+        self._faster.register()
+        super().announce()
+
+
+def test_who_was_too_slow_notices_at_once(tmp_path: Path) -> None:
+    new = Fence(tmp_path, job(attempt=4))
+    with pytest.raises(CommunicationError, match="attempt 4 has taken over"):
+        Slow(tmp_path, job(attempt=3), new).register()
+    new.check()
+    Slow(tmp_path, job(attempt=6), Fence(tmp_path, job(attempt=5))).register()
 
 
 def test_the_same_attempt_may_start_again_in_place(tmp_path: Path) -> None:

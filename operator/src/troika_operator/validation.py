@@ -110,6 +110,11 @@ def _compute(compute: Compute) -> Iterator[str]:
         ("nodeSelector", compute.node_selector),
     ):
         yield from _keys(f"spec.compute.{field}", pairs)
+    if compute.gpus_per_node and compute.num_processes_per_node != compute.gpus_per_node:
+        yield (
+            f"spec.compute.processesPerNode: {compute.processes_per_node} for "
+            f"{compute.gpus_per_node} GPUs: expected one for each, or the field to be left out"
+        )
     resources = compute.resources
     for field, amounts in (("requests", resources.requests), ("limits", resources.limits)):
         if compute.gpu_resource in amounts:

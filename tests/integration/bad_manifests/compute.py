@@ -3,6 +3,7 @@
 from .mistake import ALL, FTJ, LLAMA, MULTIPLE, PTJ, RANKS, Mistake
 
 DURATION = "expected a duration above zero, such as 90s or 1h30m"
+ONE_EACH = "leave it out, or set it to gpusPerNode"
 
 MISTAKES = [
     Mistake(
@@ -23,6 +24,22 @@ MISTAKES = [
         -1,
         "spec.compute.gpusPerNode",
         "greater than or equal to 0",
+    ),
+    Mistake(
+        "processes-without-gpu",
+        LLAMA,
+        "compute.processesPerNode",
+        16,
+        "spec.compute.processesPerNode",
+        ONE_EACH,
+    ),
+    Mistake(
+        "gpus-without-process",
+        LLAMA,
+        "compute.processesPerNode",
+        1,
+        "spec.compute.processesPerNode",
+        ONE_EACH,
     ),
     Mistake("nodes-text", PTJ, "compute.nodes", "two", "spec.compute.nodes", "integer"),
     Mistake(

@@ -47,6 +47,14 @@ WRONG: list[tuple[Job, str]] = [
         "spec.compute.resources.limits: nvidia.com/gpu is asked for by gpusPerNode",
     ),
     (
+        pretrain(spec__compute__gpusPerNode=2, spec__compute__processesPerNode=4),
+        "spec.compute.processesPerNode: 4 for 2 GPUs: expected one for each",
+    ),
+    (
+        pretrain(spec__compute__gpusPerNode=2, spec__compute__processesPerNode=1),
+        "spec.compute.processesPerNode: 1 for 2 GPUs: expected one for each",
+    ),
+    (
         pretrain(spec__compute__resources={"requests": {"cpu": "2"}, "limits": {"cpu": "500m"}}),
         "spec.compute.resources.requests: cpu 2 is above its limit 500m",
     ),
@@ -95,6 +103,11 @@ def test_a_mistake_is_named(job: Job, expected: str) -> None:
 @pytest.mark.parametrize("job", [pretrain(), finetune()])
 def test_the_examples_are_right(job: Job) -> None:
     assert problems(job) == []
+
+
+@pytest.mark.parametrize("compute", [{"gpusPerNode": 2, "processesPerNode": 2}, {}])
+def test_a_process_for_each_gpu_is_right(compute: dict[str, Any]) -> None:
+    assert problems(pretrain(spec__compute=compute)) == []
 
 
 def test_annotations_for_other_programs_of_the_cluster_are_kept() -> None:

@@ -29,16 +29,27 @@ def machine(
     holds: int = 1 << 30,
     fails: int = 1 << 30,
     jumps: int = 1 << 30,
+    fixed: float = 0.0,
+    copies: float = 0.0,
 ) -> tuple[list[int], int | None]:
-    """What is tried, and what is chosen, where so many sequences fit and each size is so fast."""
+    """What is tried, and what is chosen, where so many sequences fit and each size is so fast.
+
+    Args:
+        rate: Sequences a second, by size.
+        holds: The size that takes all the memory that may be used.
+        fails: The first size where memory runs out.
+        jumps: The first size that takes more than may be used, unforeseen.
+        fixed: Share of the memory that is there before a pass, or is left after it.
+        copies: Share that a pass needs, whatever its size.
+    """
     tried = []
 
     def measure(size: int) -> Trial | None:
         tried.append(size)
         if size >= fails:
             return None
-        growth = 0.9 * size / holds
-        share = 0.95 if size >= jumps else growth
+        growth = copies + (0.9 - fixed - copies) * size / holds
+        share = 0.95 if size >= jumps else fixed + growth
         return Trial(seconds=size / rate[size], share=share, growth=growth)
 
     try:
@@ -57,6 +68,9 @@ FASTER = {size: float(size) for size in (1, 2, 4, 8, 16, 20)}
         ({1: 10.0, 2: 18.0, 4: 30.0, 8: 31.0, 16: 40.0}, {}, [1, 2, 4, 8], 4),
         (FASTER, {"holds": 8}, [1, 2, 4, 8], 8),
         (FASTER, {"holds": 7}, [1, 2, 4], 4),
+        (FASTER, {"holds": 9, "fixed": 0.6, "copies": 0.1}, [1, 2, 4, 8], 8),
+        (FASTER, {"holds": 7, "fixed": 0.6, "copies": 0.1}, [1, 2, 4], 4),
+        (FASTER, {"holds": 9, "fixed": 0.4, "copies": 0.4}, [1], 1),
         (FASTER, {"jumps": 1}, [1], 1),
         (FASTER, {"jumps": 8}, [1, 2, 4, 8], 4),
         (FASTER, {"fails": 8}, [1, 2, 4, 8], 4),
@@ -68,6 +82,9 @@ FASTER = {size: float(size) for size in (1, 2, 4, 8, 16, 20)}
         "no-faster",
         "just-fits",
         "would-not-fit",
+        "fits-beside-much-that-does-not-grow",
+        "would-not-fit-beside-it",
+        "cannot-tell-copies-from-what-grows",
         "one-nearly-fills-it",
         "needs-more-than-it-seemed",
         "fails",

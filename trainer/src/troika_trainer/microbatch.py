@@ -45,7 +45,8 @@ class Trial:
     share: float
     """Of the device's memory at the peak, with what the optimizer will need. 0 on the CPU."""
     growth: float
-    """The part of it that grows with the size."""
+    """The part of it that came with the pass and went with it: what grows with the size, and the
+    copies of weights in another precision, which do not."""
 
 
 def search(measure: Callable[[int], Trial | None], *, limit: int) -> int:
@@ -58,16 +59,18 @@ def search(measure: Callable[[int], Trial | None], *, limit: int) -> int:
     Raises:
         OutOfMemoryError: not even one sequence fits.
     """
-    chosen, best, size = 0, 0.0, 1
+    chosen, best, size, before = 0, 0.0, 1, 0.0
     while True:
         found = measure(size)
         if found is None or size < PAYS * best * found.seconds:
             break
         if chosen and found.share > HEADROOM:
             break  # one sequence may take what it needs
-        chosen, best = size, size / found.seconds
+        # Each sequence costs what the last half of them has added, however much stays the same.
+        each = 2 * (found.share - before) / size if chosen else found.growth / size
+        chosen, best, before = size, size / found.seconds, found.share
         larger = min(2 * size, limit)
-        if larger == size or found.share + (larger / size - 1) * found.growth > HEADROOM:
+        if larger == size or found.share + (larger - size) * each > HEADROOM:
             break  # a size that would not fit is never tried: to fail may be costly
         size = larger
     if not chosen:
@@ -89,9 +92,10 @@ class Prober:
         """Forward and backward, exchange included; None where memory ran out on any rank."""
         group, device = self._strategy.group, self._strategy.group.device
         batch = self._examples.batch(self._taken(size), np.zeros(size, dtype=np.int64))
-        before, seconds = _allocated(device), 0.0
+        before, left, seconds = _allocated(device), 0, 0.0
         for _ in range(2):  # the first pass finds kernels and fills the allocator's pools
             taken = self._pass(batch)
+            left = _held(device) - before  # gradients, where they have no room of their own
             self._strategy.clear()
             if group.any(taken is None):
                 return None
@@ -99,7 +103,7 @@ class Prober:
         memory, peak = device_memory(device), _peak(device)
         share, growth = 0.0, 0.0
         if memory is not None:
-            share, growth = (peak + self._to_come()) / memory, (peak - before) / memory
+            share, growth = (peak + self._to_come()) / memory, (peak - before - left) / memory
         worst = [
             max(of_ranks) for of_ranks in zip(*group.gather((seconds, share, growth)), strict=True)
         ]
@@ -155,6 +159,10 @@ def _allocated(device: torch.device) -> int:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
+
+
+def _held(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def _peak(device: torch.device) -> int:

@@ -74,6 +74,16 @@ class Compute(CamelModel):
     after a checkpoint and resumes with the new shape; other changes count from the next attempt on.
     """
 
+    model_config = {
+        "json_schema_extra": validations(
+            cel(
+                "!has(self.processesPerNode) || !has(self.gpusPerNode) || "
+                "self.gpusPerNode == 0 || self.processesPerNode == self.gpusPerNode",
+                "each GPU is used by one process: leave it out, or set it to gpusPerNode",
+                field=".processesPerNode",
+            )
+        )
+    }
     nodes: Annotated[int, Field(ge=1, le=4096)] = 1
     """Number of pods, one per node."""
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 0
@@ -81,7 +91,8 @@ class Compute(CamelModel):
     gpu_resource: LabelKey = "nvidia.com/gpu"
     """Extended resource that stands for a GPU."""
     processes_per_node: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Trainer processes of each pod. Default: one per GPU, or one on the CPU."""
+    """Trainer processes of each pod. Default: one per GPU, or one on the CPU. With GPUs it can be
+    no other number: a process uses one GPU, and a GPU serves one process."""
     resources: Resources = Resources()
     """CPU and memory of each pod."""
     shared_memory: Quantity = "2Gi"

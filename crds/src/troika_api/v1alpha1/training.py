@@ -19,7 +19,8 @@ class Precision(StrEnum):
     """Arithmetic of the forward and backward pass; weights and optimizer state stay float32.
 
     FP8: BF16, with the matrix products of the layers in 8 bits; needs GPUs that have it (NVIDIA
-    compute capability 8.9 or later), and is refused at the start on others and on the CPU.
+    compute capability 8.9 or later), and is refused at the start on others and on the CPU. It
+    implies compile: scaling to 8 bits takes longer than it saves where it is not compiled.
     """
 
     FP32 = "FP32"
@@ -147,7 +148,7 @@ class Training(CamelModel):
     activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE
     """What the forward pass keeps, and what the backward pass computes again to save memory."""
     compile: bool = False
-    """Compile the model with torch.compile; pays on GPUs for long runs."""
+    """Compile the model with torch.compile; pays on GPUs for long runs. FP8 does so in any case."""
     seed: Annotated[int, Field(ge=0, le=4294967295)] = 17
     """Seed of the weights, the order of the data, the masks and the dropout."""
 

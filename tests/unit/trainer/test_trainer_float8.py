@@ -43,6 +43,23 @@ def test_a_product_and_its_gradients_are_close_to_the_exact_ones(rows: int) -> N
         assert error(found.grad, right.grad) < 0.08
 
 
+def test_no_weight_is_kept_in_8_bits_until_the_backward_pass() -> None:
+    """FSDP gathers it again; kept, each rank would hold the whole model."""
+    linear = nn.Linear(128, 256)
+    linear.__class__ = Float8Linear
+    kept: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        linear(torch.randn(32, 128, requires_grad=True))
+    assert any(tensor is linear.weight for tensor in kept)
+    in_8_bits = [tensor.shape for tensor in kept if tensor.dtype is torch.float8_e4m3fn]
+    assert in_8_bits == [(32, 128)], "what the layer was given"
+
+
 def bert(width: int) -> Any:
     return BertForMaskedLM(
         BertConfig(
@@ -81,6 +98,7 @@ def test_a_model_too_narrow_for_it_is_refused() -> None:
         use_float8(bert(32))
 
 
+@pytest.mark.slow
 def test_a_whole_run_learns_as_one_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, which computes the same numbers slowly: only its refusal is left out."""
     config = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1}
@@ -93,6 +111,22 @@ def test_a_whole_run_learns_as_one_in_bf16(tmp_path: Path, monkeypatch: pytest.M
         losses.append(train_here(run).losses)
     assert losses[1] != losses[0]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_packed_rows_are_tried_before_rounding_blurs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("troika_trainer.float8.check_device", lambda _training: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _module: None)  # it takes half a minute
+    config = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1}
+    run = pretrain_run(
+        tmp_path,
+        training={"precision": "FP8", "steps": 2, "globalBatchSize": 2},
+        model={"config": config},
+        data={"packing": True},
+        evaluation={"maxSequences": 2},
+    )
+    assert len(train_here(run).losses) == 2
 
 
 def test_the_cpu_is_refused_at_the_start(tmp_path: Path) -> None:

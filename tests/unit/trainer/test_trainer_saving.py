@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
 from typing_extensions import override
 
 from support.nursery import ForkedWriter
@@ -17,6 +18,7 @@ from troika_trainer.distributed import Group
 from troika_trainer.errors import CommunicationError, StorageError
 from troika_trainer.manifest import Progress
 from troika_trainer.place import Place
+from troika_trainer.staging import Staging, State
 
 CPU = torch.device("cpu")
 
@@ -153,6 +155,33 @@ def test_the_writer_ignores_sigterm_and_a_killed_one_loses_nothing(
     run.save()
     assert run.newest() == 2
     assert "the writing process is gone" in caplog.text
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    weights, states = get_state_dict(model, optimizer)
+    return {"model": weights, "optimizer": states}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_that_is_behind_is_copied_as_it_is_after_its_step() -> None:
+    """On a stream that waits for what computes, into pinned memory; other work goes on."""
+    torch.manual_seed(0)
+    model = nn.Linear(256, 256, device="cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    group = Group(Place(), CPU)
+    model(torch.ones(1, 256, device="cuda")).sum().backward()
+    optimizer.step()
+    state = state_of(model, optimizer)
+    staging = Staging.plan(state, group)
+    staging.map(os.memfd_create("test"))
+    torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call]  # some 100 ms of the device
+    optimizer.step()
+    staging.take(state_of(model, optimizer))()
+    (found,) = [
+        tensor for index, tensor in staging.taken.tensors.items() if index.fqn == "model.weight"
+    ]
+    assert found.is_pinned()
+    assert torch.equal(found, model.weight.detach().cpu())
 
 
 def test_the_writer_ends_when_nothing_more_is_saved(tmp_path: Path) -> None:

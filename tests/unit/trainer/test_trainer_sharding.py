@@ -18,14 +18,18 @@ from transformers import (
 )
 from typing_extensions import override
 
+from support.language_tasks import CAUSAL, batch_of, causal
 from support.trainer_runs import TINY_BERT, TINY_GPT
 from troika_api.v1alpha1.training import Training
 from troika_trainer import optim
 from troika_trainer.distributed import Group
+from troika_trainer.float8 import use_float8
 from troika_trainer.flops import flop_counter
 from troika_trainer.layers import layers_of
+from troika_trainer.model import build_model
 from troika_trainer.place import Place
 from troika_trainer.sharding import Sharded, whole_gradients_fit
+from troika_trainer.tasks.base import Objective
 
 TINY_T5 = {
     "model_type": "t5",
@@ -141,6 +145,58 @@ def test_gradients_accumulate_over_micro_batches(group: Group) -> None:
     found: list[Any] = optim.gradients(model)
     for one, other in zip(whole, found, strict=True):
         assert torch.allclose(one, other.full_tensor(), atol=1e-4)
+
+
+def test_the_loss_over_the_vocabulary_is_made_without_logits_of_weights_in_parts_too(
+    group: Group,
+) -> None:
+    """What the head reads in a forward pass is a whole weight, gathered, and no part of one."""
+    task = causal({"model_type": "llama", **CAUSAL["llama"]})
+    model = build_model(task.run, task).train()
+    task.attach(model)
+    batch = batch_of(task)
+    objective: Any = Objective(model, task)
+    whole = objective(batch)[0]
+    whole.backward()
+    expected = [grad.clone() for grad in optim.gradients(model)]
+    model.zero_grad()
+    strategy = Sharded(objective, group, Training(steps=1, sharding="FSDP", precision="FP32"))
+    products: list[object] = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: products.append(1))
+    with strategy.exchanging(gradients=True):
+        loss = objective(batch)[0]
+        loss.backward()
+    assert not products, "the output layer made its logits"
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
+    found: list[Any] = optim.gradients(model)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.allclose(one / batch.weight, other.full_tensor() / batch.weight, atol=1e-6)
+
+
+def test_layers_in_8_bits_have_the_same_gradients_in_parts(group: Group) -> None:
+    torch.manual_seed(0)
+    wide = {"hidden_size": 128, "intermediate_size": 128}
+    model, ids = built({**TINY_LLAMA, **wide}), torch.arange(32).reshape(2, 16)
+    use_float8(model)
+    Sum(model)(ids).backward()
+    expected = [grad.clone() for grad in optim.gradients(model)]
+    model.zero_grad()
+    objective, strategy = sharded(model, group)
+    kept: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with strategy.exchanging(gradients=True):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = objective(ids)
+        shapes = [tuple(tensor.shape) for tensor in kept if tensor.dtype is torch.float8_e4m3fn]
+        assert set(shapes) == {(32, 128)}, "inputs of layers, and no weights"
+        loss.backward()
+    found: list[Any] = optim.gradients(model)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.allclose(one, other.full_tensor(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_rank_has_the_whole_model_in_the_end(group: Group) -> None:

@@ -3,6 +3,7 @@
 Each tensor is scaled so that its largest value fits (dynamic, one scale a tensor), as in torchao's
 tensorwise recipe: activations and weights as e4m3, gradients as e5m2, sums in higher precision.
 Weights, their gradients and the optimizer stay as they are. Heads and embeddings stay in BF16.
+It pays only where what scales and casts is compiled into few kernels, so FP8 implies compile.
 """
 
 import torch
@@ -95,44 +96,60 @@ class _Product(torch.autograd.Function):
     def forward(ctx, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def] # noqa: ANN001
         rows8, rows_scale = scaled(rows, FORWARD)
         weight8, weight_scale = scaled(weight, FORWARD)
-        ctx.save_for_backward(rows8, rows_scale, weight8, weight_scale)
-        ctx.dtypes = rows.dtype, weight.dtype
-        return multiply(rows8, weight8.t(), rows_scale, weight_scale, torch.bfloat16)
+        # Not weight8: of a model in parts every rank would keep the whole of it until the backward
+        # pass, which gathers the weights again anyway.
+        ctx.save_for_backward(rows8, rows_scale, weight, weight_scale)
+        ctx.rows_dtype = rows.dtype
+        return multiply(
+            rows8, weight8.t(), rows_scale, weight_scale, torch.bfloat16, use_fast_accum=True
+        )
 
     @staticmethod
     @override
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[no-untyped-def] # noqa: ANN001
-        rows8, rows_scale, weight8, weight_scale = ctx.saved_tensors
-        rows_dtype, weight_dtype = ctx.dtypes
+        rows8, rows_scale, weight, weight_scale = ctx.saved_tensors
         gradient8, scale = scaled(gradient, BACKWARD)
         of_rows = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_rows = multiply(gradient8, _by_column(weight8), scale, weight_scale, torch.bfloat16)
-            of_rows = of_rows.to(rows_dtype)
+            weight8 = _by_column(cast(weight, weight_scale, FORWARD))
+            of_rows = multiply(gradient8, weight8, scale, weight_scale, torch.bfloat16)
+            of_rows = of_rows.to(ctx.rows_dtype)
         if ctx.needs_input_grad[1]:
             turned = gradient8.t().contiguous()
             of_weight = multiply(turned, _by_column(rows8), scale, rows_scale, torch.bfloat16)
-            of_weight = of_weight.to(weight_dtype)
+            of_weight = of_weight.to(weight.dtype)
         return of_rows, of_weight
 
 
 def scaled(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """A tensor in 8 bits, and the float32 factor of shape [] that gives its values back."""
+    factor = tensor.abs().amax().float().clamp(min=1e-12) / torch.finfo(dtype).max
+    return cast(tensor, factor, dtype), factor
+
+
+def cast(tensor: torch.Tensor, factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor in 8 bits, divided by a factor that `scaled` has found."""
     largest = torch.finfo(dtype).max
-    factor = tensor.abs().amax().float().clamp(min=1e-12) / largest
     # Rounding can step over the largest value, and what is too large becomes NaN.
-    return (tensor.float() / factor).clamp(-largest, largest).to(dtype), factor
+    return (tensor.float() / factor).clamp(-largest, largest).to(dtype)
 
 
-def multiply(
+def multiply(  # noqa: PLR0913 - as torch has it
     left: torch.Tensor,
     right: torch.Tensor,
     left_scale: torch.Tensor,
     right_scale: torch.Tensor,
     dtype: torch.dtype,
+    *,
+    use_fast_accum: bool = False,
 ) -> torch.Tensor:
-    """Product of scaled 8-bit matrices; left lies by rows, right by columns."""
-    return torch._scaled_mm(left, right, left_scale, right_scale, out_dtype=dtype)  # noqa: SLF001
+    """Product of scaled 8-bit matrices; left lies by rows, right by columns.
+
+    Sums may be less exact (`use_fast_accum`) where it does no harm: forward, as torchao has it.
+    """
+    return torch._scaled_mm(  # noqa: SLF001
+        left, right, left_scale, right_scale, out_dtype=dtype, use_fast_accum=use_fast_accum
+    )
 
 
 def _by_column(matrix: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ from .curve import Meter
 from .distributed import Group
 from .errors import DataError, OutOfMemoryError, TerminatedError, is_out_of_memory
 from .evaluate import Evaluator
+from .float8 import use_float8
 from .flops import peak_flops
 from .frozen import cast_frozen
 from .garbage import collected_on_schedule
@@ -72,6 +73,9 @@ class Trainer:
         self.objective, self.train = objective, train
         objective.task.attach(objective.model)
         self.stream, training = stream, run.training
+        if training.precision is Precision.FP8:  # after `attach`, whose trials its rounding hides
+            use_float8(objective.model)
+            training = training.model_copy(update={"compile": Compile.ALWAYS})
         self.order = (
             Order.of(training, train, grouped=objective.task.one_prediction_each)
             if stream is None

@@ -3,7 +3,6 @@
 from contextlib import closing
 
 from troika_api.contract import Stage
-from troika_api.v1alpha1.training import Precision
 
 from . import float8
 from .attention import rows_known, use_fast_attention
@@ -49,8 +48,6 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
         telemetry.stage(Stage.LOADING)
         built = build(run, task)
         adapter = apply_method(run, built, pipeline_tag=task.pipeline_tag)
-        if run.training.precision is Precision.FP8:
-            float8.use_float8(built.model)
         checkpoint_activations(built.model, run.training.activation_checkpointing)
         trainer = Trainer(
             Objective(built.model, task, adapter),

@@ -202,8 +202,9 @@ class FinetuneData(CamelModel):
     """Tokens that two windows of a long context share. Default: a quarter of maxLength."""
     packing: bool | None = None
     """Put several conversations into one row of at most maxLength tokens, so that nearly nothing
-    is padding; none sees another, and the loss is the same (Chat). Pays on GPUs with flash
-    attention. Default: no; conversations of similar length share a batch."""
+    is padding; none sees another, and the loss is the same (Chat). Pays where a step has few
+    conversations of one length. Costs speed where rows are long, as attention needs a mask of all
+    pairs of tokens. Default: no; conversations of similar length share a batch."""
     label_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None
     """What separates the labels of a row that has many, such as | in a CSV file. Rows whose label
     is a list need none."""

@@ -19,7 +19,8 @@ class Precision(StrEnum):
     """Arithmetic of the forward and backward pass; weights and optimizer state stay float32.
 
     FP8: BF16, with the matrix products of the layers in 8 bits; needs GPUs that have it (NVIDIA
-    compute capability 8.9 or later), and is refused at the start on others and on the CPU.
+    compute capability 8.9 or later), and is refused at the start on others and on the CPU. It
+    implies compile: scaling to 8 bits takes longer than it saves where it is not compiled.
     """
 
     FP32 = "FP32"
@@ -161,7 +162,7 @@ class Training(CamelModel):
     """What the forward pass keeps, and what the backward pass computes again to save memory."""
     compile: Compile = Compile.NEVER
     """Whether the model is compiled; Auto: where a trial shows that it pays. The default gives a
-    result that does not depend on the machine."""
+    result that does not depend on the machine. With FP8 it always is."""
     seed: Annotated[int, Field(ge=0, le=4294967295)] = 17
     """Seed of the weights, the order of the data, the masks and the dropout."""
 

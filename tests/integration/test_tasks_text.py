@@ -5,6 +5,7 @@ The models are tiny and untrained, so the bar is a trivial baseline, stated in e
 
 import csv
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,24 @@ def curve(outcome: Outcome, score: str) -> list[float]:
     return [entry[score] for entry in outcome.report["history"]]
 
 
+def everything_a_name(rows: list[dict[str, Any]]) -> float:
+    """F1 of who reads nothing and calls every word a name of the class that earns most by it."""
+    tags = [tag for row in rows for tag in [*row["tags"], "O"]]
+    whole = Counter(
+        tag
+        for tag, following in pairwise(tags)
+        if tag.startswith("B-") and not following.startswith("I-")
+    )
+    names = sum(tag.startswith("B-") for tag in tags)
+    words = len(tags) - len(rows)
+    return float(2 * max(whole.values()) / (words + names))
+
+
 def test_names_are_found_in_tweets(tmp_path: Path) -> None:
-    """Baseline: to call nothing a name, f1 0."""
+    """Baselines: to call no word a name, f1 0, and to call every word one, about 0.01.
+
+    Accuracy is no bar: of 100 words 95 are no names.
+    """
     folder = real_data("ner") / "ner"
     rows = {split: rows_of(folder / f"{split}.jsonl") for split in SPLITS}
     texts = [" ".join(row["tokens"]) for row in rows["train"]]
@@ -54,8 +71,7 @@ def test_names_are_found_in_tweets(tmp_path: Path) -> None:
         training=fast(epochs=8),
     )
     outcome = trained(tmp_path, run)
-    assert outcome.scores["f1"] > 0.05
-    assert outcome.scores["accuracy"] > 0.9
+    assert outcome.scores["f1"] > everything_a_name(rows["test"]) + 0.07
     assert outcome.scores["f1"] == pytest.approx(outcome.report["report"]["micro"]["f1"])
     assert {score["name"] for score in outcome.report["report"]["classes"]} >= {"person", "geo-loc"}
     assert outcome.word.evaluation

@@ -24,7 +24,7 @@ from . import integrity, shards
 from .encode import Alive, Portion, counted, encode_all
 from .errors import DataError, StorageError
 from .place import cores
-from .shards import Store
+from .shards import ROW, Store
 from .sources import Sources
 from .tasks import Task
 
@@ -159,8 +159,30 @@ def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive)
         total = sum(rows for _, rows in made)
         if not total:
             raise empty(split, sources)
+        before = 0
+        for part, rows in made:
+            shards.shift(part, ROW, before)
+            before += rows
         parts = [part for part, _ in made]
         shards.join(directory / split, parts, {**facts, "split": split, "rows": total})
+        _tell_cut(Store(directory / split), task.limits())
+
+
+def _tell_cut(store: Store, limits: dict[str, int]) -> None:
+    """Say how many texts are as long as texts may be: what was longer is cut."""
+    for column, limit in limits.items():
+        full = int((store[column].lengths >= limit).sum())
+        if full:
+            log.warning(
+                "%s split, %s: %d of %d texts (%.1f %%) fill the %d tokens that there may be; "
+                "longer ones were cut",
+                store.facts["split"],
+                column,
+                full,
+                len(store),
+                100.0 * full / len(store),
+                limit,
+            )
 
 
 def empty(split: str, sources: Sources) -> DataError:

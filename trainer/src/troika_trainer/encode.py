@@ -4,6 +4,7 @@ The work is cut into portions of whole files by their sizes alone, and a portion
 own until all are joined: what comes out does not depend on how many processes there were.
 """
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -41,7 +42,7 @@ class Portion:
 
 
 def encode(task: Task, portion: Portion, alive: Alive) -> int:
-    """Make the store of one portion.
+    """Make the store of one portion; its rows are numbered from 1.
 
     Returns:
         Number of rows.
@@ -52,7 +53,10 @@ def encode(task: Task, portion: Portion, alive: Alive) -> int:
     writer = Writer(portion.directory, task.columns)
     rows = counted(portion.sources.rows(portion.split), alive)
     number = 0
-    while part := list(itertools.islice(rows, ROWS_AT_A_TIME)):
+    while part := [
+        dataclasses.replace(row, place=number + place)
+        for place, row in enumerate(itertools.islice(rows, ROWS_AT_A_TIME), start=1)
+    ]:
         number += len(part)
         writer.add(task.encode(part))
     writer.close({})

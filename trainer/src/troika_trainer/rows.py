@@ -80,6 +80,8 @@ class Row:
     line: int
     filesystem: fsspec.AbstractFileSystem | None = None
     """Where `path` is; the local disk where it is not said."""
+    place: int = 0
+    """Its place among the rows of its split, from 1; 0 where nobody has counted."""
 
     def text(self, column: str) -> str:
         """The text in a column.

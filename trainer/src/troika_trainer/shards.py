@@ -80,6 +80,11 @@ class Column:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
+ROW = "row"
+"""Column with the number of the row that an example is made of, where rows can be left out."""
+NUMBERED = ColumnType("int64", ragged=False)
+
+
 class Store:
     """A directory of columns, opened for reading."""
 
@@ -107,6 +112,11 @@ class Store:
 
     def __getitem__(self, column: str) -> Column:
         return self.columns[column]
+
+    def row(self, example: int) -> int:
+        """Number of an example's row in its split, from 1."""
+        numbers = self.columns.get(ROW)
+        return example + 1 if numbers is None else int(numbers[example])
 
 
 def _open(directory: Path, name: str, entry: dict[str, Any]) -> Column:
@@ -145,6 +155,15 @@ def join(directory: Path, parts: Sequence[Path], facts: Mapping[str, Any]) -> No
     for part in parts:
         shutil.rmtree(part)
     _write_index(directory, columns, facts)
+
+
+def shift(directory: Path, column: str, by: int) -> None:
+    """Add to every number of a column, where the store has it."""
+    for file in sorted(directory.glob(f"{column}.[0-9]*.bin")):
+        entry = json.loads((directory / "index.json").read_text())["columns"][column]
+        numbers = np.memmap(file, dtype=entry["dtype"], mode="r+")
+        numbers += by
+        numbers.flush()
 
 
 def _write_index(directory: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

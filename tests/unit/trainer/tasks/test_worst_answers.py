@@ -1,5 +1,6 @@
 """What Chat and Preference show of the answers that went most wrong."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from support.trainer_runs import TINY_GPT, finetune_run
 from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.batch import IGNORED, Batch
+from troika_trainer.data import open_splits, write_splits
 from troika_trainer.errors import DataError
 from troika_trainer.rows import Row
 from troika_trainer.shards import Store, Writer
+from troika_trainer.sources import Sources
 from troika_trainer.tasks.base import Measured
 from troika_trainer.tasks.chat import Chat, Conversations, ConversationTask
 from troika_trainer.tasks.conversation import Tokens
@@ -56,7 +59,8 @@ def made(kind: type[ConversationTask], folder: Path, tokenizer: Any) -> Any:
 
 def stored(task: ConversationTask, folder: Path, rows: Sequence[dict[str, Any]]) -> Any:
     writer = Writer(folder, task.columns)
-    writer.add(task.encode([Row(row, "rows.jsonl", at) for at, row in enumerate(rows, start=1)]))
+    numbered = [Row(row, "rows.jsonl", at, place=at) for at, row in enumerate(rows, start=1)]
+    writer.add(task.encode(numbered))
     writer.close({"split": "test"})
     return task.examples(Store(folder))
 
@@ -168,3 +172,42 @@ def test_a_prompt_that_answers_repeat_is_read_once(tmp_path: Path, tokenizer: An
         for plain, repeated in zip(one.pair(index), other.pair(index), strict=True):
             assert repeated.ids.tolist() == plain.ids.tolist()
             assert repeated.answer.tolist() == plain.answer.tolist()
+
+
+@pytest.mark.parametrize("kind", [Chat, Preference])
+def test_rows_keep_their_numbers_where_others_are_left_out(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, kind: type[ConversationTask]
+) -> None:
+    monkeypatch.setattr("troika_trainer.sources.SMALLEST_PORTION", 1)  # a store for each file
+    rows: list[Any] = TALKS[:2] if kind is Chat else PAIRS[:2]
+    late = {**rows[0], "prompt": "What is ice, and why? " * 20}
+    for name, part in {"a": [late, rows[0], late], "b": [late, rows[1]]}.items():
+        text = "".join(json.dumps(row) + "\n" for row in part)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    files = {"uri": str(tmp_path / "*.jsonl")}
+    changes = {"maxLength": 64, "train": files, "validation": files, "test": files}
+    run: Any = RUN.validate_python(
+        finetune_run(tmp_path, model=tmp_path / "base", task=kind.__name__, data=changes)
+    )
+    task = kind(run, tokenizer)
+    write_splits(tmp_path / "data", sources=Sources.of(run), task=task, alive=lambda: None)
+    examples: Any = task.examples(open_splits(tmp_path / "data", task)["test"])
+    predictions = [[0, 9.0], [0, 8.0]] if kind is Chat else [[-9.0, -1.0], [-8.0, -1.0]]
+    assert [entry.row for entry in task.worst(measured(predictions), examples)] == [2, 5]
+
+
+def test_what_is_cut_is_told_once_for_each_split(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [TALKS[0], {**TALKS[0], "completion": "Frozen water. " * 50}, TALKS[1]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"uri": str(tmp_path / "a.jsonl")}
+    changes = {"maxLength": 64, "train": files, "validation": files, "test": files}
+    run: Any = RUN.validate_python(
+        finetune_run(tmp_path, model=tmp_path / "base", task="Chat", data=changes)
+    )
+    task = Chat(run, tokenizer)
+    write_splits(tmp_path / "data", sources=Sources.of(run), task=task, alive=lambda: None)
+    told = [record.getMessage() for record in caplog.records if "were cut" in record.getMessage()]
+    assert [line.split(" split, ")[0] for line in told] == ["train", "validation", "test"]
+    assert all("input_ids: 1 of 3 texts (33.3 %) fill the 64 tokens" in line for line in told)

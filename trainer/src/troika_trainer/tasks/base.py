@@ -111,6 +111,10 @@ class Task(ABC):
             DataError: a row is not what the run promised.
         """
 
+    def limits(self) -> dict[str, int]:
+        """Columns of tokens that are cut at a length, with that length."""
+        return {}
+
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:  # noqa: ARG002
         """Facts about the training rows that encoding or the model needs, such as the labels."""
         return {}

@@ -16,7 +16,7 @@ from troika_trainer.heads import Head
 from troika_trainer.packing import check_model, joined, positions
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
-from troika_trainer.shards import ColumnType, Example, Store
+from troika_trainer.shards import NUMBERED, ROW, ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
 from .conversation import Tokens, check_read, ensure_template, messages_in, tokenize
@@ -31,6 +31,7 @@ class Conversations:
 
     def __init__(self, store: Store, *, pad_id: int) -> None:
         self._ids, self._answer = store["input_ids"], store["answer"]
+        self.row = store.row
         self._pad_id = pad_id
         if not len(self._ids):
             raise DataError(
@@ -141,12 +142,13 @@ class Chat(ConversationTask):
     @override
     def columns(self) -> dict[str, ColumnType]:
         ids = ColumnType(smallest_dtype(len(self.tokenizer)))
-        return {"input_ids": ids, "answer": ColumnType("uint8")}
+        return {"input_ids": ids, "answer": ColumnType("uint8"), ROW: NUMBERED}
 
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         made = self.conversation_tokens([self._messages(row) for row in rows], rows)
-        kept = [tokens for tokens in made if tokens.answer[1:].any()]
+        pairs = zip(made, rows, strict=True)
+        kept = [(tokens, row.place) for tokens, row in pairs if tokens.answer[1:].any()]
         if len(kept) < len(made):
             log.warning(
                 "%d of %d rows left out: their answers begin after data.maxLength %d tokens",
@@ -154,8 +156,8 @@ class Chat(ConversationTask):
                 len(made),
                 self.max_length,
             )
-        for tokens in kept:
-            yield {"input_ids": tokens.ids, "answer": tokens.answer}
+        for tokens, number in kept:
+            yield {"input_ids": tokens.ids, "answer": tokens.answer, ROW: np.asarray(number)}
 
     def _messages(self, row: Row) -> list[Message]:
         columns = self.spec.data.columns
@@ -207,7 +209,7 @@ class Chat(ConversationTask):
         def shown(index: int) -> Mistake:
             prompt, answer = self.said(examples.tokens(index))
             return Mistake(
-                row=index + 1,
+                row=examples.row(index),
                 text=shortened(prompt),
                 expected=shortened(answer),
                 predicted=None,

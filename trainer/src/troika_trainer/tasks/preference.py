@@ -18,7 +18,7 @@ from troika_trainer.batch import IGNORED, Batch, Examples, Integers, places_of
 from troika_trainer.errors import DataError
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
-from troika_trainer.shards import ColumnType, Example, Store
+from troika_trainer.shards import NUMBERED, ROW, ColumnType, Example, Store
 
 from .base import Look, Measured, no_predictions, smallest_dtype
 from .chat import ConversationTask
@@ -38,6 +38,7 @@ class Preferences:
         self._ids = [store[f"{name}_ids"] for name in ANSWERS]
         self._answer = [store[f"{name}_answer"] for name in ANSWERS]
         self._pad_id = pad_id
+        self.row = store.row
         self._lengths = np.stack([column.lengths for column in self._ids])
         if not len(self):
             raise DataError(
@@ -102,8 +103,10 @@ class Preference(ConversationTask):
     @override
     def columns(self) -> dict[str, ColumnType]:
         ids, mark = ColumnType(smallest_dtype(len(self.tokenizer))), ColumnType("uint8")
-        return {f"{name}_ids": ids for name in ANSWERS} | {
-            f"{name}_answer": mark for name in ANSWERS
+        return {
+            **{f"{name}_ids": ids for name in ANSWERS},
+            **{f"{name}_answer": mark for name in ANSWERS},
+            ROW: NUMBERED,
         }
 
     @override
@@ -111,13 +114,13 @@ class Preference(ConversationTask):
         columns, left_out = self.spec.data.columns, 0
         pairs = [pair_in(row, columns) for row in rows]
         made = [self.conversation_tokens([pair[side] for pair in pairs], rows) for side in (0, 1)]
-        for pair in zip(*made, strict=True):
+        for row, *pair in zip(rows, *made, strict=True):
             if all(tokens.answer[1:].any() for tokens in pair):
                 yield {
                     f"{name}_{part}": array
                     for name, tokens in zip(ANSWERS, pair, strict=True)
                     for part, array in (("ids", tokens.ids), ("answer", tokens.answer))
-                }
+                } | {ROW: np.asarray(row.place)}
             else:
                 left_out += 1
         if left_out:
@@ -127,6 +130,10 @@ class Preference(ConversationTask):
                 len(rows),
                 self.max_length,
             )
+
+    @override
+    def limits(self) -> dict[str, int]:
+        return {f"{name}_ids": self.max_length for name in ANSWERS}
 
     @override
     def examples(self, store: Store) -> Preferences:
@@ -189,7 +196,7 @@ class Preference(ConversationTask):
             part = first_difference(chosen.ids, rejected.ids)
             prompt, better = self.said(chosen, part)
             return Mistake(
-                row=index + 1,
+                row=examples.row(index),
                 text=shortened(prompt),
                 expected=shortened(better),
                 predicted=shortened(self.said(rejected, part)[1]),

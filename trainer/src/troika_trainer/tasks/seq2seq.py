@@ -143,6 +143,11 @@ class Seq2Seq(TextTask):
             }
 
     @override
+    def limits(self) -> dict[str, int]:
+        limit = self.spec.data.max_target_length or self.max_length
+        return {**super().limits(), "target_ids": limit}
+
+    @override
     def examples(self, store: Store) -> Pairs:
         return Pairs(store, pad_id=self.pad_id)
 

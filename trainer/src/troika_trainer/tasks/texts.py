@@ -93,6 +93,10 @@ class TextTask(FinetuneTask):
         """Most tokens of an input: what the run says, or less where the model takes no more."""
         return min(self.spec.data.max_length, int(self.tokenizer.model_max_length))
 
+    @override
+    def limits(self) -> dict[str, int]:
+        return {"input_ids": self.max_length}
+
     @property
     def pad_id(self) -> int:
         """What fills the end of a short text; it is masked, so any token will do."""

@@ -20,7 +20,7 @@ from troika_trainer.report import (
     worst,
 )
 from troika_trainer.rows import Row
-from troika_trainer.shards import Array, ColumnType, Example, Store
+from troika_trainer.shards import NUMBERED, ROW, Array, ColumnType, Example, Store
 
 from .base import Measured, while_measuring
 from .classes import numbered_labels
@@ -41,6 +41,7 @@ class TaggedTexts(Texts):
         super().__init__(store, pad_id=pad_id)
         self._words = store["word"]
         self._tags = store["tags"]
+        self.row = store.row
 
     def words(self, index: int) -> Array:
         """The word that a token begins, `NO_WORD` where it begins none. Shape [tokens]."""
@@ -72,7 +73,12 @@ class TokenClassification(TextTask):
     @property
     @override
     def columns(self) -> dict[str, ColumnType]:
-        return {**self.token_columns, "word": ColumnType("int32"), "tags": ColumnType("uint16")}
+        return {
+            **self.token_columns,
+            "word": ColumnType("int32"),
+            "tags": ColumnType("uint16"),
+            ROW: NUMBERED,
+        }
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
@@ -128,17 +134,20 @@ class TokenClassification(TextTask):
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         numbers = {name: number for number, name in enumerate(self.names)}
-        sentences = [sentence for row in rows if (sentence := self._numbered(row, numbers))[0]]
+        sentences = [
+            (*sentence, row.place) for row in rows if (sentence := self._numbered(row, numbers))[0]
+        ]
         if not sentences:
             return
         encoded = self.tokenize(
-            [" ".join(words) for words, _ in sentences], return_offsets_mapping=True
+            [" ".join(words) for words, *_ in sentences], return_offsets_mapping=True
         )
-        for index, (words, tags) in enumerate(sentences):
+        for index, (words, tags, number) in enumerate(sentences):
             yield {
                 **self.tokens_of(encoded, index),
                 "word": first_tokens(words, np.asarray(encoded["offset_mapping"][index])),
                 "tags": np.asarray(tags),
+                ROW: np.asarray(number),
             }
 
     def _numbered(self, row: Row, numbers: dict[str, int]) -> tuple[list[str], list[int]]:
@@ -198,7 +207,7 @@ class TokenClassification(TextTask):
         return worst(
             wrong,
             lambda index: Mistake(
-                row=index + 1,
+                row=examples.row(index),
                 text=shortened(self.shown(examples, index)),
                 expected=shortened(self._listed(examples, index, truth[index])),
                 predicted=shortened(self._listed(examples, index, predicted[index])),

@@ -6,20 +6,25 @@ import gzip
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
+import torch
 from pyarrow import parquet
 
 from support.trainer_runs import finetune_run, pretrain_run, train_here
 from troika_api.v1alpha1.data import FileFormat
 from troika_api.v1alpha1.run import RUN
-from troika_trainer import shards
+from troika_trainer import integrity, shards
 from troika_trainer.data import fingerprint, make_directory
+from troika_trainer.distributed import Group
 from troika_trainer.errors import DataError, StorageError
+from troika_trainer.place import Place
+from troika_trainer.prepare import Cache
 from troika_trainer.rows import find_files, read_rows
 from troika_trainer.shards import ColumnType, Store, Writer
 from troika_trainer.sources import Sources
@@ -333,6 +338,60 @@ def test_without_locks_two_make_the_same_side_by_side(
     make_directory(tmp_path / "data", slow, calm)
     assert (tmp_path / "data" / "rows").read_text() == "same"
     assert not list(tmp_path.glob(".data.tmp-*"))
+
+
+def damaged(directory: Path, *, as_large: bool) -> list[str]:
+    """What is said of a directory with a damaged file: by reading it, and by sizes alone."""
+    make_directory(directory, lambda staged: write(staged / "rows", b"sound" * 100), calm)
+    write(directory / "rows", b"other" * (100 if as_large else 99))
+    return [
+        str(integrity.broken(directory, thorough=thorough, alive=calm))
+        for thorough in (True, False)
+    ]
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def test_what_was_cut_short_is_found_without_reading_it(tmp_path: Path) -> None:
+    rows = tmp_path / "data" / "rows"
+    said = f"{rows} is damaged: 495 bytes instead of 500"
+    assert damaged(tmp_path / "data", as_large=False) == [said, said]
+    rows.unlink()
+    gone = integrity.broken(tmp_path / "data", thorough=False, alive=calm)
+    assert gone == f"{rows} cannot be read: No such file or directory"
+
+
+def test_what_was_changed_is_found_by_reading_it(tmp_path: Path) -> None:
+    said = f"{tmp_path / 'data' / 'rows'} is damaged: its SHA-256 has changed"
+    assert damaged(tmp_path / "data", as_large=True) == [said, "None"]
+
+
+def test_reading_a_directory_is_progress_and_only_its_sizes_are_not_read(tmp_path: Path) -> None:
+    signs: list[str] = []
+    progress = partial(signs.append, "read")
+    make_directory(tmp_path / "data", lambda staged: write(staged / "rows", b"sound"), progress)
+    assert signs == ["read"], "as it is sealed"
+    make_directory(tmp_path / "data", lambda _: None, progress, thorough=False)
+    assert signs == ["read"]
+    make_directory(tmp_path / "data", lambda _: None, progress)
+    assert signs == ["read"] * 2
+
+
+def test_the_first_start_of_a_job_reads_its_cache_and_later_ones_ask_for_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def seen(*_: object, thorough: bool, **__: object) -> None:
+        asked.append(thorough)
+
+    monkeypatch.setattr("troika_trainer.data.make_directory", seen)
+    for place in (Place(), Place(attempt=1), Place(restart=1)):
+        group = Group(place, torch.device("cpu"))
+        Cache(tmp_path, tmp_path, group, calm).once("data", lambda _: None)
+    assert asked == [True, False, False]
 
 
 def test_a_full_disk_is_said_with_its_place(tmp_path: Path) -> None:

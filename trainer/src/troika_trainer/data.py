@@ -44,33 +44,40 @@ def fingerprint(*parts: Any) -> str:
     return sha256(text.encode()).hexdigest()[:20]
 
 
-def make_directory(directory: Path, fill: Callable[[Path], None], alive: Alive) -> None:
+def make_directory(
+    directory: Path, fill: Callable[[Path], None], alive: Alive, *, thorough: bool = True
+) -> None:
     """Fill a directory that appears whole or not at all; a sound one that is there stays.
 
-    Every start reads all of it once: a damaged one is named in a warning and made anew.
+    A damaged one is named in a warning and made anew.
 
     Args:
         directory: What is to be there.
         fill: Writes the content into another directory, which is then renamed.
-        alive: Called while another job makes the same.
+        alive: Called while files are read, or another job makes the same.
+        thorough: Whether to read all of one that is there. Else the sizes of its files must do.
 
     Raises:
         StorageError: it could not be written.
     """
-    if directory.exists() and integrity.broken(directory) is None:
+
+    def broken() -> str | None:
+        return integrity.broken(directory, thorough=thorough, alive=alive)
+
+    if directory.exists() and broken() is None:
         return  # no lock: to read a large one takes a while, and many jobs may
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with _alone(directory.with_name(f".{directory.name}.lock"), alive) as alone:
             if directory.exists():
-                if (found := integrity.broken(directory)) is None:
+                if (found := broken()) is None:
                     return  # made while we waited
                 log.warning("made again: %s", found)
                 shutil.rmtree(directory)
             if alone:  # what is left of others is of those that were killed
                 for left in directory.parent.glob(f".{directory.name}.tmp-*"):
                     shutil.rmtree(left, ignore_errors=True)
-            _make(directory, fill)
+            _make(directory, fill, alive)
     except OSError as error:
         raise _storage_error(directory, error) from error
 
@@ -102,13 +109,13 @@ def _alone(lock: Path, alive: Alive) -> Iterator[bool]:
                 return
 
 
-def _make(directory: Path, fill: Callable[[Path], None]) -> None:
+def _make(directory: Path, fill: Callable[[Path], None], alive: Alive) -> None:
     """In a place of its own: one that is not quite dead must not write into ours."""
     staged = directory.with_name(f".{directory.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     staged.mkdir()
     try:
         fill(staged)
-        integrity.seal(staged)
+        integrity.seal(staged, alive)
         _appear(staged, directory)
     finally:
         shutil.rmtree(staged, ignore_errors=True)  # where it failed: nothing stays half-written

@@ -48,9 +48,16 @@ class Cache:
     """Called at every sign of progress."""
 
     def once(self, name: str, fill: Callable[[Path], None]) -> Path:
-        """A directory of this name, filled now or by an earlier run."""
-        directory = self.shared / name
-        self.group.wait_for_first(lambda: data.make_directory(directory, fill, self.alive))
+        """A directory of this name, filled now or by an earlier run.
+
+        The first start of a job reads all of one that is there. The others would do it again and
+        again, and a large corpus takes long: they find what is missing or cut short.
+        """
+        directory, place = self.shared / name, self.group.place
+        first = place.attempt == 0 and place.restart == 0
+        self.group.wait_for_first(
+            lambda: data.make_directory(directory, fill, self.alive, thorough=first)
+        )
         return directory
 
 

@@ -14,11 +14,11 @@ from troika_trainer.model import build_model
 from troika_trainer.tasks.base import Objective
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operators that would hold up the host until a GPU has come so far."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     @override

@@ -126,7 +126,7 @@ def _beside(device: torch.device | None, written: torch.cuda.Event | None) -> It
         yield
         return
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_event(written)
         with torch.cuda.stream(stream):
             yield

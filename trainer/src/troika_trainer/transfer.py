@@ -32,7 +32,9 @@ class Transfer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, batches: list[Batch]) -> Sent:
         """Begin to copy; called beside the step, in another thread."""
@@ -47,8 +49,7 @@ class Transfer:
                 if not is_out_of_memory(error):
                     raise
                 sent, first = [], 0  # the step itself knows what to do about that
-            arrived = torch.cuda.Event()
-            arrived.record(self._stream)
+            arrived = self._stream.record_event()
         return Sent([*sent, *pinned[first:]], arrived)
 
     def receive(self, sent: Sent) -> list[Batch]:

@@ -174,7 +174,8 @@ def test_a_gpu_that_is_behind_is_copied_as_it_is_after_its_step() -> None:
     state = state_of(model, optimizer)
     staging = Staging.plan(state, group)
     staging.map(os.memfd_create("test"))
-    torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call]  # some 100 ms of the device
+    # Some 100 ms of the device.
+    torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call]
     optimizer.step()
     staging.take(state_of(model, optimizer))()
     (found,) = [

@@ -77,7 +77,8 @@ def test_a_gpu_that_is_behind_reads_what_was_sent_to_it() -> None:
     steps, plain = ahead(Rows(), device), Batches(Rows(), Order(64, 16, 1), place=Place(), limit=32)
     read: list[tuple[torch.Tensor, torch.Tensor]] = []
     for step in range(1, 30):
-        torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]  # some 10 ms of the device
+        # Some 10 ms of the device.
+        torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]
         for there, here in zip(steps.step(step), plain.step(step), strict=True):
             assert there.labels.is_cuda
             rows, columns = there.where

@@ -32,7 +32,7 @@ class Transfer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = None
+        self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -49,8 +49,7 @@ class Transfer:
                 if not is_out_of_memory(error):
                     raise
                 sent, first = [], 0  # the step itself knows what to do about that
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            arrived.record(self._stream)
+            arrived = self._stream.record_event()
         return Sent([*sent, *pinned[first:]], arrived)
 
     def receive(self, sent: Sent) -> list[Batch]:

@@ -44,7 +44,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model={"config": WIDER},
         tokenizer={"train": {"vocabSize": 1000}},
         data={"train": {"uri": str(languages(folder)["train"]), "format": "Auto"}},
-        training={"steps": 10, "globalBatchSize": 32, "optimizer": {"learningRate": 0.0005}},
+        training={"steps": 60, "globalBatchSize": 32, "optimizer": {"learningRate": 0.002}},
     )
     train_here(run)
     return folder / "model"

@@ -360,7 +360,7 @@ def test_what_was_cut_short_is_found_without_reading_it(tmp_path: Path) -> None:
     assert damaged(tmp_path / "data", as_large=False) == [said, said]
     rows.unlink()
     gone = integrity.broken(tmp_path / "data", thorough=False, alive=calm)
-    assert gone == f"{rows} cannot be read: No such file or directory"
+    assert gone == f"{rows} is missing: No such file or directory"
 
 
 def test_what_was_changed_is_found_by_reading_it(tmp_path: Path) -> None:

@@ -222,9 +222,9 @@ def test_an_adapter_in_bfloat16_is_sharded_to_within_its_rounding(runs: Runs) ->
     """Frozen weights are cast, gathered and kept in bfloat16; the adapter and its moments are not.
 
     bfloat16 has 8 significant bits: a value is rounded by up to 2^-9 of itself, layer after layer,
-    and other micro-batches are rounded otherwise. AdamW makes a step of full size of a gradient that
-    is next to nothing, so that after one step losses of 0.2 to 0.8 differ by about 0.01; 0.02 is far
-    below what the steps of the run are apart, which is asked for too.
+    and other micro-batches are rounded otherwise. AdamW makes a step of full size of a gradient
+    that is next to nothing, so that after one step losses of 0.2 to 0.8 differ by about 0.01; 0.02
+    is far below what the steps of the run are apart, which is asked for too.
     """
     curves = {}
     for kind, ranks, sharding in (

@@ -17,20 +17,20 @@ import torch
 from troika_api.contract import Stage
 from troika_api.v1alpha1.run import FinetuneRun
 from troika_api.v1alpha1.training import (
-    AUTO,
     Compile,
     FinetuneEvaluation,
     Precision,
     PretrainEvaluation,
 )
 
-from . import compiling, microbatch, nonfinite, optim
+from . import nonfinite, optim
 from .batch import Batch, Examples, Integers
-from .batches import Ahead, Batches, Order, StreamOrder, micro_batch_size
+from .batches import Order, StreamOrder, micro_batch_size
 from .checkpoint import Checkpoints
 from .curve import Meter
+from .cutting import Cutting
 from .distributed import Group
-from .errors import DataError, OutOfMemoryError, TerminatedError, is_out_of_memory
+from .errors import DataError, TerminatedError, is_out_of_memory
 from .evaluate import Evaluator
 from .float8 import use_float8
 from .flops import peak_flops
@@ -38,6 +38,7 @@ from .frozen import cast_frozen
 from .garbage import collected_on_schedule
 from .interval import Interval
 from .manifest import Progress
+from .microbatch import Kept
 from .parallel import spread
 from .randomness import draw
 from .schedule import Schedule
@@ -45,7 +46,6 @@ from .shutdown import StopSignal
 from .stream import Stream
 from .tasks.base import Numbers, Objective
 from .telemetry import StepReport, Telemetry
-from .transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Trainer:
         run = objective.task.run
         self.run, self.group, self.checkpoints = run, group, checkpoints
         self.telemetry, self.stop, self.validation = telemetry, stop, validation
-        self.objective, self.train = objective, train
+        self.objective = objective
         objective.task.attach(objective.model)
         self.stream, training = stream, run.training
         if training.precision is Precision.FP8:  # after `attach`, whose trials its rounding hides
@@ -82,33 +82,35 @@ class Trainer:
             else StreamOrder(stream.window, training.global_batch_size, training.seed)
         )
         lengths = _lengths(train)
-        self.longest = int(lengths.max())
         self.schedule = Schedule.of(run, self.order, tokens_per_example=float(lengths.mean()))
 
-        self.kept = microbatch.Kept.of(checkpoints.directory / "cache", group, training)
-        kept, micro = group.from_first(self.kept.read), micro_batch_size(training, group.place)
-        micro = min(micro, kept or micro)
+        kept = Kept.of(checkpoints.directory / "cache", group, training)
+        micro = micro_batch_size(training, group.place)
+        micro = min(micro, group.from_first(kept.read) or micro)
         if training.precision is not Precision.FP32:
             cast_frozen(objective.model, torch.bfloat16)
         trial = _some(train, at_most=min(2, micro))
         with self.autocast():
             self.strategy = spread(objective, group, training, trial=trial)
-        if training.compile is Compile.ALWAYS:
-            compiling.switch(compiling.pieces(objective, group), on=True)
         self.optimizer = optim.build_optimizer(objective.model, run.training.optimizer)
-        if training.micro_batch_size == AUTO and not kept:
-            micro = self.micro_batch_that_pays(limit=micro)
-        self.transfer = Transfer(group.device)
-        self.cut(micro)
-        if training.compile is Compile.AUTO:
-            self.compile_where_it_pays()
+        self.cutting = Cutting(
+            training,
+            train,
+            self.order,
+            strategy=self.strategy,
+            arithmetic=self.autocast,
+            kept=kept,
+            micro=micro,
+            longest=int(lengths.max()),
+            steps=self.schedule.total,
+        )
         self.evaluator = Evaluator(
             objective,
             group,
-            self.micro,
+            self.cutting.micro,
             self.autocast,
             self.going_on,
-            together=self.kept if self.strategy.runs_together else None,
+            together=kept if self.strategy.runs_together else None,
         )
         self.flops = objective.task.flop_counter(objective.model)
 
@@ -170,7 +172,7 @@ class Trainer:
         Where memory runs out it only makes the micro-batches smaller.
         """
         started = time.monotonic()
-        micro_batches = self.batches.step(step)
+        micro_batches = self.cutting.step(step)
         waited = time.monotonic() - started
         self.seed(step)
         losses, full = self.forward_and_backward(micro_batches)
@@ -179,7 +181,8 @@ class Trainer:
         agreed = self.agree(losses, micro_batches, full=full, norm=norm_here)
         loss_sum, weight, tokens, samples, pairs, stop, save, ranks_full, norm = agreed
         if ranks_full:
-            self.halve(step)
+            self.cutting.halve(step)
+            self.evaluator = dataclasses.replace(self.evaluator, batch=self.cutting.micro)
             return  # nothing was applied: the step is made again, as if for the first time
 
         # Averaged over the ranks was what must be a sum; divide by what was predicted.
@@ -252,7 +255,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             if not self.strategy.survives_out_of_memory:
-                raise self.kept.shrunk(self.micro, "in training") from error
+                raise self.cutting.kept.shrunk(self.cutting.micro, "in training") from error
             full = True
         self.strategy.settle()
         return losses, full
@@ -283,55 +286,6 @@ class Trainer:
         stats[0] = losses
         agreed: list[float] = torch.cat([self.group.sum(stats), norm[None]]).tolist()
         return agreed
-
-    # -------------------------------------------------------------------------- micro-batches
-
-    def micro_batch_that_pays(self, *, limit: int) -> int:
-        """Try sizes on the longest examples, and keep the best for all attempts to come."""
-        with self.strategy.averages.untouched():
-            found = microbatch.search(self.prober().measure, limit=limit)
-        log.info("micro-batch size found", extra={"sequences": found, "limit": limit})
-        self.group.from_first(lambda: self.kept.write(found))
-        return found
-
-    def compile_where_it_pays(self) -> None:
-        """Try it on the longest examples, unless an earlier attempt has."""
-        share = self.run.training.global_batch_size / self.group.size
-        passes = self.schedule.total * math.ceil(share / self.micro)
-        with self.strategy.averages.untouched():
-            compiling.compile_where_it_pays(
-                self.strategy, self.prober(), self.kept, micro=self.micro, passes=passes
-            )
-
-    def prober(self) -> microbatch.Prober:
-        """What tries passes, as training makes them."""
-        return microbatch.Prober(self.strategy, self.train, self.autocast, self.kept)
-
-    def cut(self, micro: int) -> None:
-        """Make the steps from now on of micro-batches of this size; what is in a step stays."""
-        self.micro = micro
-        batches = Batches(
-            self.train,
-            self.order,
-            place=self.group.place,
-            limit=micro * self.longest,
-            room=self.longest if self.objective.task.packs else None,
-        )
-        self.batches = Ahead(batches, self.transfer)
-
-    def halve(self, step: int) -> None:
-        """Memory ran out on some rank: half as many sequences at a time, on all, from now on."""
-        self.strategy.clear()
-        if self.micro == 1:
-            raise OutOfMemoryError.at_one_sequence(f"in step {step}")
-        self.cut(self.micro // 2)
-        self.evaluator = dataclasses.replace(self.evaluator, batch=self.micro)
-        if self.group.device.type == "cuda":
-            torch.cuda.empty_cache()  # pieces of the old sizes would be in the way
-        self.group.from_first(lambda: self.kept.write(self.micro))
-        log.warning(
-            "memory ran out: smaller micro-batches", extra={"step": step, "sequences": self.micro}
-        )
 
     # ----------------------------------------------------------------------------- its parts
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 from troika_api.v1alpha1.run import PretrainRun
 
 from .batch import Integers
-from .errors import ConfigError
+from .errors import ConfigError, is_out_of_memory
 from .flops import FlopCounter, flop_counter
 from .loading import cannot_load
 from .preprocessor import Preprocessing, Rows
@@ -156,6 +156,29 @@ def require_one_size(pixels: Pixels, wanted: Size, row: Row) -> None:
             f"the first one of training is {wanted[0]} x {wanted[1]}: give the processor a size "
             "with height and width, or a crop_size"
         )
+
+
+@torch.no_grad()
+def check_size(model: PreTrainedModel, size: Size) -> None:
+    """Whether a model takes images of the size that its processor makes.
+
+    Raises:
+        ConfigError: it does not; only a pass tells, for what some call their size others resample.
+    """
+    mode = model.training
+    model.train(mode=False)  # what a norm has seen must not change
+    try:
+        model(pixel_values=torch.zeros(1, CHANNELS, *size, device=model.device))
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"the model cannot read images of {size[0]} x {size[1]} pixels, which its image "
+            f"processor makes of the first one of training: {error}",
+            "give the processor a size with the height and the width that the model takes",
+        ) from error
+    finally:
+        model.train(mode)
 
 
 def stored(pixels: Pixels) -> Example:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig
+from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.convnext.image_processing_pil_convnext import (
     ConvNextImageProcessorPil,
 )
@@ -19,6 +19,7 @@ from troika_api.v1alpha1.run import RUN
 from troika_trainer.errors import ConfigError, DataError
 from troika_trainer.images import (
     ImageStore,
+    check_size,
     normalised,
     patches,
     read_image,
@@ -177,6 +178,15 @@ def test_images_that_a_model_has_no_places_for_are_refused_before_the_first_step
     task.adopt(task.survey(iter(photos(tmp_path, (20, 40)))))
     with pytest.raises(ConfigError, match=r"images of 16 x 16 pixels, .* makes them 16 x 32"):
         task.attach(model)
+
+
+def test_a_classifier_is_asked_whether_it_takes_the_size_of_the_processor() -> None:
+    config: Any = ViTConfig(hidden_size=16, num_attention_heads=2, image_size=32)
+    model = ViTForImageClassification(config).train()
+    check_size(model, (32, 32))
+    with pytest.raises(ConfigError, match=r"cannot read images of 32 x 64 pixels, which its image"):
+        check_size(model, (32, 64))
+    assert model.training
 
 
 def test_images_of_different_sizes_are_padded_and_their_place_is_known(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""One file for each kind of work: `MaskedLM` is in `masked_lm.py`. Adding one touches no other."""
+"""One file for each kind of work: `MaskedLM` is in `masked_lm.py`. Another touches no other here.
+
+The API lists it in its `tasks.py`, with the columns and the scores that it has.
+"""
 
 import importlib
 import re

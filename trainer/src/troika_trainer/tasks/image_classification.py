@@ -21,6 +21,7 @@ from troika_trainer.images import (
     ImageStore,
     Pixels,
     Size,
+    check_size,
     normalised,
     patch_flops,
     patches,
@@ -126,6 +127,7 @@ class ImageClassification(ClassTask):
     @override
     def attach(self, model: PreTrainedModel) -> None:
         self.config = model.config
+        check_size(model, self.size)
 
     @override
     def examples(self, store: Store) -> LabelledImages:

@@ -108,6 +108,7 @@ class Seq2Seq(TextTask):
 
     auto_model = AutoModelForSeq2SeqLM
     pipeline_tag = "translation"
+    held_out_by = ("source",)
 
     def __init__(self, run: Run, preprocessor: Any) -> None:
         super().__init__(run, preprocessor)

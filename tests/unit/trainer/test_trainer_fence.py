@@ -93,11 +93,9 @@ def test_the_same_attempt_may_start_again_in_place(tmp_path: Path) -> None:
 
 
 def test_terms_that_are_over_are_tidied_up(tmp_path: Path) -> None:
-    (tmp_path / "fence").write_text("12")  # of an earlier version, which counted attempts alone
     for attempt in range(3):
         Fence(tmp_path, job(attempt=attempt)).register()
     assert names(tmp_path) == [str(job(attempt=2))]
-    assert not (tmp_path / "fence").exists()
 
 
 def test_what_is_no_term_does_not_count(tmp_path: Path) -> None:

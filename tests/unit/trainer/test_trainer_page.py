@@ -153,6 +153,18 @@ def test_a_matrix_too_wide_for_numbers_is_a_picture(
     assert found.count("svg", class_="heat") == maps
 
 
+def test_of_many_classes_the_largest_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("troika_trainer.page.MOST_CLASSES", 2)
+    truth = np.array([0, 1, 1, 2, 2, 2])
+    report = classification_report(truth, truth, ["small", "middle", "large"])
+    found = Page(page(result(tmp_path, report=report, worst=[]), now=0.0))
+    names = [word for word in found.words if word in {"small", "middle", "large"}]
+    assert "The 2 with most rows of 3 classes; report.json has all." in found.words
+    assert names[-2:] == ["large", "middle"]
+
+
 def test_pretraining_has_a_page_too(tmp_path: Path) -> None:
     run = RUN.validate_python(pretrain_run(tmp_path))
     found = Page(page(result(tmp_path, run=run, report=None, worst=[]), now=0.0))

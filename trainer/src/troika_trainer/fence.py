@@ -18,8 +18,6 @@ from .errors import CommunicationError, ConfigError
 from .integrity import sync_directory
 
 TERMS = "terms"
-OLD_FENCE = "fence"
-"""The number of an attempt, as earlier versions wrote it."""
 
 
 class Fence:
@@ -89,4 +87,3 @@ class Fence:
         for term in self._registered():
             if term < self._term:
                 (self._folder / str(term)).unlink(missing_ok=True)
-        (self._directory / OLD_FENCE).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ GIVE_UP_SECONDS = 300.0
 FEWEST = 3
 """Kills: one in a save on purpose, one in the last save, one in the export."""
 TRIES = 10
-SAVE, EXPORT = "step-*.tmp-*", ".model.tmp"
+SAVE, EXPORT = "step-*.tmp-*", ".model.tmp-*"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Debian packages: installed when missing, and none of their services ever started."""
 
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ PACKAGE_OF = {
     "buildah": "buildah",
     "containerd": "containerd",
     "debootstrap": "debootstrap",
+    "g++": "g++",  # torch.compile on the CPU, in tests of the trainer
     "gcc": "gcc",
     "ip": "iproute2",
     "mount": "mount",
@@ -29,6 +31,7 @@ FILES = {
     CNI_PLUGINS / "bridge": "containernetworking-plugins",
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"): "debian-archive-keyring",
     Path("/usr/include/stdio.h"): "libc6-dev",
+    Path(sysconfig.get_path("include"), "Python.h"): "python3-dev",  # for torch.compile, too
 }
 """Packages that are known by a file rather than by a program."""
 

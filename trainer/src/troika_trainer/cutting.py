@@ -37,6 +37,7 @@ class Cutting:
         arithmetic: Arithmetic,
         kept: Kept,
         micro: int,
+        known: bool,
         longest: int,
         steps: int,
     ) -> None:
@@ -49,7 +50,8 @@ class Cutting:
             strategy: Holds the model, not compiled.
             arithmetic: Around every forward pass.
             kept: What earlier attempts have found.
-            micro: The size that is asked for or was kept; to begin with, where it is to be found.
+            micro: The size that is asked for or was kept; the most, where it is to be found.
+            known: Whether an earlier attempt has found it.
             longest: Tokens of the longest example.
             steps: Of the run.
         """
@@ -60,7 +62,7 @@ class Cutting:
         self._packs = objective.task.packs
         if training.compile is Compile.ALWAYS:
             compiling.switch(compiling.pieces(objective, strategy.group), on=True)
-        if training.micro_batch_size == AUTO and strategy.group.from_first(kept.read) is None:
+        if training.micro_batch_size == AUTO and not known:
             micro = self._size_that_pays(limit=micro)
         self._cut(micro)
         if training.compile is Compile.AUTO:

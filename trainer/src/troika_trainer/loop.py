@@ -85,8 +85,8 @@ class Trainer:
         self.schedule = Schedule.of(run, self.order, tokens_per_example=float(lengths.mean()))
 
         kept = Kept.of(checkpoints.directory / "cache", group, training)
-        micro = micro_batch_size(training, group.place)
-        micro = min(micro, group.from_first(kept.read) or micro)
+        known, micro = group.from_first(kept.read), micro_batch_size(training, group.place)
+        micro = min(micro, known or micro)
         if training.precision is not Precision.FP32:
             cast_frozen(objective.model, torch.bfloat16)
         trial = _some(train, at_most=min(2, micro))
@@ -101,6 +101,7 @@ class Trainer:
             arithmetic=self.autocast,
             kept=kept,
             micro=micro,
+            known=known is not None,
             longest=int(lengths.max()),
             steps=self.schedule.total,
         )

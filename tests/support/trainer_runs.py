@@ -55,6 +55,10 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def calm() -> None:
+    """For who reports that work goes on: nobody has to know."""
+
+
 def pretrain_run(folder: Path, **changes: Any) -> dict[str, Any]:
     """A MaskedLM run of 12 steps on the licence."""
     base = {

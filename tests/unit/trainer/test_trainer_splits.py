@@ -14,6 +14,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from support.senses import TINY_VIT, detection_model
 from support.tiny_tasks import finetune_run, tiny_model, write_rows
+from support.trainer_runs import pretrain_run
 from troika_api.v1alpha1.method import Loss
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.distributed import Group
@@ -86,6 +87,24 @@ def candidates() -> list[dict[str, Any]]:
         for query in range(200)
         for rank in range(5)
     ]
+
+
+def test_held_out_rows_stay_held_out_whatever_joins_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": f"row {number}"}) for number in range(400)]
+    run = RUN.validate_python(
+        pretrain_run(tmp_path, data={"train": {"uri": str(path), "format": "Auto"}})
+    )
+    sides = []
+    for part in (lines[:200], lines):
+        path.write_text("\n".join(part))
+        sources = Sources.of(run)
+        sides.append([{row.values["text"] for row in sources.rows(s)} for s in sources.splits])
+    (train, held), (more_train, more_held) = sides
+    assert train <= more_train
+    assert held <= more_held
+    assert not more_train & more_held
+    assert 20 < len(more_held) < 60, "about a tenth"
 
 
 def test_all_candidates_of_a_query_are_on_one_side(tmp_path: Path) -> None:

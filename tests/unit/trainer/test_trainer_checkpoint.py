@@ -12,11 +12,11 @@ from torch import nn
 from troika_api.term import Term
 from troika_trainer import writer
 from troika_trainer.checkpoint import Checkpoints, checkpoint_directory
-from troika_trainer.directories import superfluous
+from troika_trainer.directories import staged_of, superfluous
 from troika_trainer.distributed import Group
 from troika_trainer.errors import CommunicationError, StorageError
 from troika_trainer.fence import Fence
-from troika_trainer.manifest import Progress
+from troika_trainer.manifest import Progress, _checksum
 from troika_trainer.place import Place
 from troika_trainer.writer import write
 
@@ -146,7 +146,25 @@ def test_which_checkpoints_are_superfluous() -> None:
     assert superfluous(found, committed=30, best=40, damaged={30, 40}, keep=1) == [10, 20]
 
 
-@pytest.mark.parametrize("content", ["", "{}", "null", "[]", '"a"', '{"files": null}', "wrong"])
+def sealed(**content: Any) -> str:
+    return json.dumps({**content, "sha256": _checksum(content)})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "null",
+        "[]",
+        '"a"',
+        pytest.param(sealed(), id="sealed {}"),
+        pytest.param(sealed(files=None), id="sealed files"),
+        "no number",
+        "unsealed",
+        "foreign",
+    ],
+)
 def test_a_manifest_that_is_none_is_damage(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,16 +173,25 @@ def test_a_manifest_that_is_none_is_damage(
     for step in (10, 20):
         checkpoints.save(model, optimizer, Progress(step=step), wait=True)
     victim = tmp_path / "step-20" / "manifest.json"
-    whole = json.loads(victim.read_text())
-    del whole["sha256"]  # as of an earlier version, which had none
-    if content == "wrong":
-        content = json.dumps(whole | {"files": None})
+    good = victim.read_text()
+    whole = json.loads(good)
+    del whole["sha256"]
+    match content:
+        case "no number":
+            content = sealed(**whole | {"attempt": None})
+        case "unsealed":
+            content = json.dumps(whole)
+        case "foreign":
+            del whole["lineage"]
+            content = sealed(**whole)
+        case _:
+            pass
     victim.write_text(content)
     found = checkpoints.newest()
     assert found is not None
     assert found.progress.step == 10
     assert f"{victim} is damaged" in caplog.text
-    victim.write_text(json.dumps(whole))
+    victim.write_text(good)
     found = checkpoints.newest()
     assert found is not None
     assert found.progress.step == 20
@@ -241,12 +268,24 @@ def test_what_was_being_written_is_no_checkpoint_and_goes_at_the_next_start(
     model, optimizer = parts()
     checkpoints = registered(tmp_path)
     checkpoints.save(model, optimizer, Progress(step=10), wait=True)
-    (tmp_path / "step-20.tmp-0").mkdir()
+    staged_of(tmp_path, 20, Place().term).mkdir()
     found = checkpoints.newest()
     assert found is not None
     assert found.progress.step == 10
     registered(tmp_path, attempt=1)
     assert steps(tmp_path) == ["step-10"]
+
+
+def test_what_others_have_put_there_is_left_alone(tmp_path: Path) -> None:
+    model, optimizer = parts()
+    registered(tmp_path).save(model, optimizer, Progress(step=10), wait=True)
+    names = ("step-20.tmp-0", "step-x.tmp-", "step-10.tmp-mine-old", "20", "step-²", "step-010")
+    for name in names:
+        (tmp_path / name).mkdir()
+    later = registered(tmp_path, attempt=1, keep=1)
+    assert later.steps() == [10]
+    later.save(model, optimizer, Progress(step=30), wait=True)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "step-30", "terms"}
 
 
 def test_an_older_attempt_can_neither_commit_nor_start(tmp_path: Path) -> None:

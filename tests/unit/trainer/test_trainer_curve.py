@@ -1,7 +1,5 @@
 """The curves: few points however long the run, and the same ones after a resume."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -54,20 +52,13 @@ def test_a_resumed_run_has_points_at_the_same_steps() -> None:
 
 def test_progress_comes_back_from_its_manifest(tmp_path: Path) -> None:
     progress = Progress(step=3, history=[{"step": 3.0, "loss": 1.0}], curve=[Point(*range(5))])
-    Manifest(progress, attempt=1, world_size=2, time=0.5, versions={}).write(tmp_path)
+    Manifest(progress, attempt=1, world_size=2, time=0.5, versions={}, term="", lineage={}).write(
+        tmp_path
+    )
     read = Manifest.read(tmp_path)
     assert read is not None
     assert read.progress == progress
     assert isinstance(read.progress.curve[0], Point)
-
-
-def test_a_manifest_from_before_there_were_curves_is_read(tmp_path: Path) -> None:
-    content = asdict(Manifest(Progress(step=3), attempt=1, world_size=2, time=0.5, versions={}))
-    del content["progress"]["curve"]
-    (tmp_path / "manifest.json").write_text(json.dumps(content))
-    read = Manifest.read(tmp_path)
-    assert read is not None
-    assert read.progress == Progress(step=3)
 
 
 def test_a_copy_does_not_grow_with_the_original() -> None:

@@ -43,9 +43,28 @@ def test_what_differs_is_named_with_what_it_was_and_what_to_do() -> None:
     assert remedy.startswith("put training.seed and data.train back")
 
 
-@pytest.mark.parametrize("found", [OURS, {}, OURS | {"of a later version": "x"}])
-def test_what_does_not_differ_passes(found: Lineage) -> None:
-    check(found, OURS, checkpoint=CHECKPOINT)
+def test_what_does_not_differ_passes() -> None:
+    check(dict(OURS), OURS, checkpoint=CHECKPOINT)
+
+
+@pytest.mark.parametrize(
+    ("found", "lacking"),
+    [
+        ({}, "data.train, kind, training.seed"),
+        ({"kind": "PretrainJob", "training.seed": "1"}, "data.train"),
+        (OURS | {"data.packing": "True"}, "data.packing"),
+    ],
+)
+def test_what_cannot_be_compared_does_not_pass(found: Lineage, lacking: str) -> None:
+    kind, message, remedy = told(found)
+    assert kind is ConfigError
+    assert message == f"{CHECKPOINT} may be of another run: only one of both has {lacking}"
+    assert remedy == "give this run a checkpoint.uri of its own"
+
+
+def test_what_follows_from_a_difference_is_not_told_besides() -> None:
+    _, message, _ = told(OURS | {"training.seed": "7", "data.shuffleWindow": "64"})
+    assert message.endswith("is of another run: training.seed was 7 and is 1")
 
 
 def test_the_length_of_a_run_may_change_and_its_order_may_not(tmp_path: Path) -> None:

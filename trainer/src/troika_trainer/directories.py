@@ -7,6 +7,7 @@ with that term, and `step-400.tmp-TERM-old` is being removed by it.
 import contextlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -14,6 +15,9 @@ from pathlib import Path
 from troika_api.term import Term
 
 log = logging.getLogger(__name__)
+
+_COMMITTED = re.compile(r"step-(0|[1-9][0-9]*)")
+"""Names that `path_of` gives; others are not ours."""
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -32,8 +36,8 @@ def steps(directory: Path) -> list[int]:
     Raises:
         OSError: the directory cannot be read; it is not taken for an empty one.
     """
-    names = [name.removeprefix("step-") for name in os.listdir(directory)]  # noqa: PTH208 - raises
-    return [int(name) for name in names if name.isdigit()]
+    names = os.listdir(directory)  # noqa: PTH208 - raises
+    return [int(found[1]) for name in names if (found := _COMMITTED.fullmatch(name))]
 
 
 def superfluous(
@@ -96,7 +100,7 @@ def remove_staged(directory: Path, by: Term) -> None:
     """Take away what earlier attempts, and this one before a restart, have left half-written."""
     for path in directory.glob("step-*.tmp-*"):
         owner = _term_of(path)
-        if owner is None or owner <= by:
+        if owner is not None and owner <= by:
             with contextlib.suppress(FileNotFoundError):
                 remove(path, by)
 
@@ -113,7 +117,7 @@ def prune(directory: Path, doomed: Collection[int], by: Term) -> None:
 
 
 def _term_of(path: Path) -> Term | None:
-    """Whose temporary directory this is; None for the names of earlier versions."""
+    """Whose temporary directory this is; None where it is none of ours, so that it stays."""
     try:
         return Term.parse(path.name.partition(".tmp-")[2].rpartition("-")[0])
     except ValueError:

@@ -23,6 +23,8 @@ TRAIN, VALIDATION, PREPROCESSOR = "data.train", "data.validation", "the preproce
 DATA = {TRAIN, VALIDATION, PREPROCESSOR}
 """Fields of which there is a digest, for their content counts, not their name."""
 
+_OWN = "give this run a checkpoint.uri of its own"
+
 
 def lineage(run: Run, content: Mapping[str, str]) -> Lineage:
     """What has to be equal.
@@ -54,7 +56,7 @@ def check(found: Lineage, ours: Lineage, *, checkpoint: Path) -> None:
     """Make sure that a checkpoint is of this run.
 
     Args:
-        found: As it is in the checkpoint; empty in those of earlier versions, which pass.
+        found: As it is in the checkpoint.
         ours: That of this run.
         checkpoint: Its directory.
 
@@ -63,14 +65,19 @@ def check(found: Lineage, ours: Lineage, *, checkpoint: Path) -> None:
         ConfigError: something else of the run was different.
     """
     differing = [name for name in found if name in ours and found[name] != ours[name]]
-    if not differing:
-        return
-    told = "; ".join(_told(name, found[name], ours[name]) for name in differing)
-    message = f"{checkpoint} is of another run: {told}"
-    remedy = (
-        f"put {' and '.join(differing)} back to go on, or give this run a checkpoint.uri of its own"
-    )
-    raise (DataError if DATA & set(differing) else ConfigError)(message, remedy)
+    if differing:
+        told = "; ".join(_told(name, found[name], ours[name]) for name in differing)
+        kind = DataError if DATA & set(differing) else ConfigError
+        raise kind(
+            f"{checkpoint} is of another run: {told}",
+            f"put {' and '.join(differing)} back to go on, or {_OWN}",
+        )
+    # Runs that are alike in these have the same fields: what one of both lacks cannot be compared.
+    if found.keys() != ours.keys():
+        lacking = ", ".join(sorted(found.keys() ^ ours.keys()))
+        raise ConfigError(
+            f"{checkpoint} may be of another run: only one of both has {lacking}", _OWN
+        )
 
 
 def _told(name: str, was: str, is_now: str) -> str:

@@ -98,11 +98,11 @@ class Manifest:
     time: float
     """Unix seconds."""
     versions: dict[str, str]
+    term: str
+    """Of the attempt that wrote it."""
+    lineage: Lineage
+    """What the run has to share that goes on from here."""
     files: dict[str, Identity] = field(default_factory=dict)
-    term: str = ""
-    """Of the attempt that wrote it; none in those of earlier versions."""
-    lineage: Lineage = field(default_factory=dict)
-    """What the run has to share that goes on from here; nothing in those of earlier versions."""
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest | None":
@@ -116,9 +116,8 @@ class Manifest:
             content = json.loads(path.read_text())
             if not isinstance(content, dict):
                 raise TypeError("it holds no object")  # noqa: TRY301 - told below
-            expected = content.pop(CHECKSUM, None)  # those of earlier versions have none
-            if expected not in (None, _checksum(content)):
-                raise ValueError("its SHA-256 has changed")  # noqa: TRY301
+            if content.pop(CHECKSUM, None) != _checksum(content):
+                raise ValueError("its SHA-256 has changed or is missing")  # noqa: TRY301
             return _form().validate_python(content)
         except MISSING as error:
             log.warning("checkpoint skipped: %s: %s", path, error.strerror)

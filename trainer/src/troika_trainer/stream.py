@@ -107,10 +107,10 @@ class Stream(Column):
             DataError: what was read is not what it was.
         """
         begin = Position(**{name: value for name, value in saved.items() if name != "read"})
-        known = saved.get("read")  # checkpoints of older versions do not know
-        read = Read(**{**known, "end": Position(**known["end"])}) if known else None
+        known = saved["read"]
+        read = Read(**{**known, "end": Position(**known["end"])})
         if found := self._changed(begin, read):
-            until = f"{read.end.path}, line {read.end.line}" if read else "the end"
+            until = f"{read.end.path}, line {read.end.line}"
             raise DataError(
                 f"the files of data.train are not those that were there at step {step}: {found}",
                 f"put back what was there (only what was not read yet, after {until}, may change), "
@@ -118,16 +118,16 @@ class Stream(Column):
             )
         self._begins[begin.window] = replace(begin, sources=self._mark)
 
-    def _changed(self, begin: Position, read: Read | None) -> str | None:
+    def _changed(self, begin: Position, read: Read) -> str | None:
         """What is not as it was, in words; None where the stream goes on as it would have."""
-        if read is not None and read.tokenizer != self._tokenizer:
+        if read.tokenizer != self._tokenizer:
             return (
                 "they gave another tokenizer, which numbers the tokens differently "
                 "(tokenizer.path can name the one that is in the cache)"
             )
         if begin.sources == self._mark:
             return None
-        if read is None or read.names != self._names:
+        if read.names != self._names:
             return "their names or sizes differ, and so would the order of the rows"
         if read.behind is None:
             return "sizes differ, and the current window has rows of all files"

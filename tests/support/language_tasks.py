@@ -103,6 +103,13 @@ def causal(config: dict[str, Any], **changes: Any) -> CausalLM:
     return CausalLM(run, words)
 
 
+def task_for(kind: str, **fields: Any) -> MaskedLM | CausalLM:
+    """What models of an architecture learn, for one of this size but for some fields."""
+    config = {**ARCHITECTURES, **CAUSAL, **SPARSE}[kind]
+    make = masked if kind in ARCHITECTURES else causal
+    return make({"model_type": kind, **config, **fields})
+
+
 def batch_of(task: LanguageTask, *, samples: int = 4, length: int = 32, first: int = 40) -> Batch:
     ids = torch.arange(samples * length).reshape(samples, length).numpy() % 250 + first
     return task.collate(ids, torch.arange(samples).numpy(), torch.zeros(samples).long().numpy())

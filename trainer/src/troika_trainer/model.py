@@ -1,13 +1,10 @@
 """Build the model of a run: an architecture from its configuration, or weights that exist."""
 
-import difflib
 import logging
 import re
-from typing import Any
 
 import torch
 from transformers import (
-    CONFIG_MAPPING,
     AutoConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -16,6 +13,7 @@ from transformers import (
 
 from troika_api.v1alpha1.run import FinetuneRun, PretrainRun
 
+from .configuration import configuration, first_line
 from .errors import ConfigError
 from .loading import cannot_load
 from .method import Built, loading_options, refuse_adapter
@@ -47,52 +45,19 @@ def build(run: Run, task: Task) -> Built:
 
 def _fresh(run: Run, task: Task) -> PreTrainedModel:
     fields = run.model.config or {}
-    config = _config(dict(fields), task)
+    config = configuration(fields, task)
     _set_dropout(config, run, task)
     _keep_all_layers(config)
     try:
         model: PreTrainedModel = task.auto_model.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         if type(config) in task.auto_model._model_mapping:  # noqa: SLF001 - how from_config asks
-            raise ConfigError(f"model.config cannot be built: {_first_line(error)}") from error
+            raise ConfigError(f"model.config cannot be built: {first_line(error)}") from error
         raise ConfigError(
             f"model.config.model_type {fields['model_type']!r} has no head for "
             f"{type(task).__name__}"
         ) from error
     return model
-
-
-def _config(fields: dict[str, Any], task: Task) -> PretrainedConfig:
-    kind = fields.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING), n=3, cutoff=0.5)
-        raise ConfigError(
-            f"model.config.model_type {kind!r} is not an architecture of transformers",
-            f"did you mean {' or '.join(near)}?" if near else "see transformers' list of models",
-        )
-    known = CONFIG_MAPPING[kind]()
-    _refuse_unknown(fields, known)
-    implied = task.preprocessing.model_settings(task.preprocessor, fields, known)
-    try:
-        return AutoConfig.for_model(kind, **{**implied, **task.model_settings(), **fields})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.config: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-
-
-def _refuse_unknown(fields: dict[str, Any], known: PretrainedConfig) -> None:
-    """Transformers takes any field in silence; a misspelt one would be a default unnoticed."""
-    names = {*known.to_dict(), *known.attribute_map}
-    for field in fields:
-        if field not in names and not hasattr(known, field):
-            near = difflib.get_close_matches(field, sorted(names), n=1)
-            raise ConfigError(
-                f"model.config.{field} is not a field of {type(known).__name__}",
-                f"did you mean {near[0]}?" if near else None,
-            )
 
 
 def _set_dropout(config: PretrainedConfig, run: Run, task: Task) -> None:

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save, save
 
+from support.waiting import wait_until
 from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.checkpoint import Checkpoints
@@ -100,9 +101,7 @@ class Work:
         ended = time.monotonic()
         blocked += ended - copied
         self.with_save.append(ended - started)
-        while self.checkpoints.finished() is None:
-            assert time.monotonic() - ended < PATIENCE, "the save was not committed"
-            time.sleep(0.005)
+        wait_until(self.checkpoints.finished, "the commit", seconds=PATIENCE, every=0.005)
         return blocked, time.monotonic() - started
 
     def ours_waiting(self) -> tuple[float, float]:

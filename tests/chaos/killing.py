@@ -14,6 +14,7 @@ import torch
 from support import tinyrun
 from support.nursery import Nursery
 from support.tinyrun import Rank
+from support.waiting import wait_until
 
 Aim = Literal["step", "save", "start", "end", "export"]
 """A step or a save in the middle; the first second; the save of the last step; the export."""
@@ -153,10 +154,13 @@ class Chaos:
 
     def _until(self, rank: Rank, holds: Any) -> None:
         """Wait, but no longer than the trainer lives."""
-        deadline = time.monotonic() + GIVE_UP_SECONDS
-        while not holds() and rank.process.poll() is None:
-            assert time.monotonic() < deadline, rank.log.read_text()[-3000:]
-            time.sleep(0.002)
+        wait_until(
+            lambda: holds() or rank.process.poll() is not None,
+            "the moment to kill",
+            seconds=GIVE_UP_SECONDS,
+            every=0.002,
+            seen=lambda: rank.log.read_text()[-3000:],
+        )
 
     def _start(self, name: str, log: str) -> Rank:
         run = tinyrun.run_dict(

@@ -3,8 +3,7 @@
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from chart.helm import CHART, ROOT, Helm
 from chart.matrix import MATRIX
 from chart.notes import first_job
 from cluster.up import Cluster, ensure_up
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -85,13 +85,6 @@ def release(cluster: Cluster) -> Iterator[Helm]:
 
 def crd_names() -> list[str]:
     return [f"{kind}.{GROUP}" for kind in ("pretrainjobs", "finetunejobs")]
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(0.1)
 
 
 def succeed(done: subprocess.CompletedProcess[str]) -> str:
@@ -184,7 +177,7 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_jobs
         run(cluster, "replace", "-n", NAMESPACE, "--validate=ignore", "-f", "-", body=job)
         return "note" in get(cluster, *named)["spec"]
 
-    eventually(the_field_stays)
+    wait_until(the_field_stays, "a field that stays")
 
     succeed(release("uninstall", "release", "--wait"))
     assert not get(
@@ -297,7 +290,7 @@ def test_the_clusters_own_roles_see_and_write_jobs(
     binding = (role, "-n", WATCHED[0], f"--clusterrole={role}", f"--user={user}")
     run(cluster, "create", "rolebinding", *binding)
     # A controller of the cluster aggregates roles a moment after they were made.
-    eventually(lambda: allowed(cluster, {"user": user}, actions) == expected)
+    wait_until(lambda: allowed(cluster, {"user": user}, actions) == expected, "the role's rights")
 
 
 def answer(cluster: Cluster, path: str) -> str:
@@ -331,6 +324,6 @@ def test_the_operator_gets_ready_with_these_rights_and_hands_over(
         running = [pod["metadata"]["name"] for pod in pods]
         return len(running) == 2 and len(holders) == 1 and holders[0] in running
 
-    eventually(leads, seconds=60)
+    wait_until(leads, "a leader among two replicas")
     logs = run(cluster, "logs", "-n", NAMESPACE, "deployment/release-troika", "--all-pods")
     assert "forbidden" not in logs.lower()

@@ -2,28 +2,14 @@
 
 import copy
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from demo.shell import DemoError
 from demo.target import Target
+from support.waiting import wait_until
 
 T = TypeVar("T")
-POLL_SECONDS = 0.25
-
-
-def wait_until(look: Callable[[], T | None], *, timeout: float, what: str) -> T:
-    """What `look` returns once it is true; fails with its last answer when time is up."""
-    deadline = time.monotonic() + timeout
-    while True:
-        answer = look()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"after {timeout:.0f} s still no {what}; last answer: {answer!r}")
-        time.sleep(POLL_SECONDS)  # between two looks; the deadline above bounds it
 
 
 @dataclass
@@ -85,8 +71,9 @@ class Jobs:
         """Wait until the status shows at least this step."""
         return wait_until(
             lambda: reached if (reached := self.step(kind, name)) >= step else None,
-            timeout=timeout,
-            what=f"step {step} of {kind} {name}",
+            f"step {step} of {kind} {name}",
+            seconds=timeout,
+            seen=lambda: self.status(kind, name),
         )
 
     def pods(self, name: str) -> list[dict[str, Any]]:

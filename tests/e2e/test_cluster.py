@@ -3,9 +3,8 @@
 import json
 import os
 import signal
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from cluster import cleanup, processes, up
 from cluster.kubectl import Kubectl
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -70,16 +70,12 @@ class Workspace:
 
     def succeeded(self, pod: str) -> str:
         """Wait until the pod has succeeded, and return what it printed."""
-        wait_for(lambda: self.phase(pod) in ("Succeeded", "Failed"), f"{pod} to end")
+        ended = ("Succeeded", "Failed")
+        wait_until(
+            lambda: self.phase(pod) in ended, f"the end of {pod}", seen=lambda: self.phase(pod)
+        )
         assert self.phase(pod) == "Succeeded", self.logs(pod)
         return self.logs(pod)
-
-
-def wait_for(condition: Callable[[], bool], what: str, *, timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +170,11 @@ def test_a_gang_waits_until_all_of_it_fits(embedded: up.Cluster, workspace: Work
         for name in names
     ]
     workspace.apply(group, *members)
-    wait_for(lambda: "Unschedulable" in gang_conditions(workspace), "the gang to be held")
+    wait_until(
+        lambda: "Unschedulable" in gang_conditions(workspace),
+        "a gang that is held",
+        seen=lambda: gang_conditions(workspace),
+    )
     assert {workspace.phase(name) for name in names} == {"Pending"}
     embedded.set_gpus(12)
     try:
@@ -215,7 +215,7 @@ http.server.HTTPServer(("", 8000), Metrics).serve_forever()
             ("exporter", "42")
         ]
 
-    wait_for(scraped, "a scrape")
+    wait_until(scraped, "a scrape")
 
 
 @pytest.mark.disruptive
@@ -223,7 +223,7 @@ def test_a_cluster_that_was_killed_comes_back_clean(
     embedded: up.Cluster, workspace: Workspace
 ) -> None:
     workspace.apply(workspace.pod("sleeper", "import time; time.sleep(600)"))
-    wait_for(lambda: workspace.phase("sleeper") == "Running", "the sleeper")
+    wait_until(lambda: workspace.phase("sleeper") == "Running", "the sleeper")
     before = processes.recorded()
     for process in before.values():
         os.kill(process.pid, signal.SIGKILL)

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
-from e2e.harness import Jobs, wait_until
+from e2e.harness import Jobs
 from e2e.manifests import pretrain
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -34,7 +35,7 @@ def test_a_killed_pod_costs_at_most_one_interval_and_changes_nothing(jobs: Jobs)
         done = jobs.condition("ptj", "killed", "Complete")
         return done is not None and done["status"] == "True"
 
-    wait_until(watched, timeout=240, what="completion of the killed job")
+    wait_until(watched, "completion of the killed job", seconds=240)
     status = jobs.status("ptj", "killed")
     drops = [earlier - later for earlier, later in itertools.pairwise(steps)]
     assert max(drops) <= INTERVAL
@@ -74,7 +75,7 @@ def test_suspend_saves_and_resume_goes_on_from_that_step(jobs: Jobs) -> None:
     jobs.patch("ptj", "paused", {"policy": {"suspend": True}})
     status = jobs.wait("ptj", "paused", "Suspended", timeout=120)
     assert status["phase"] == "Suspended"
-    wait_until(lambda: not jobs.pods("paused"), timeout=30, what="end of the pods")
+    wait_until(lambda: not jobs.pods("paused"), "end of the pods", seconds=30)
     stopped_at = status["attempts"][-1]["lastStep"]
     assert 5 <= stopped_at < STEPS
     jobs.patch("ptj", "paused", {"policy": {"suspend": False}})
@@ -112,7 +113,7 @@ def test_a_missing_volume_is_named_while_the_job_waits(jobs: Jobs) -> None:
             if "nowhere" in (text := jobs.status("ptj", "novolume").get("reason", ""))
             else None
         ),
-        timeout=60,
-        what="reason that names the claim",
+        "reason that names the claim",
+        seconds=60,
     )
     assert "nowhere" in reason

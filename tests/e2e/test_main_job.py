@@ -9,8 +9,9 @@ import pytest
 
 from demo import volume
 from demo.target import Target
-from e2e.harness import Jobs, wait_until
+from e2e.harness import Jobs
 from e2e.manifests import finetune, pretrain
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -32,7 +33,7 @@ def finished(jobs: Jobs) -> dict[str, dict[str, Any]]:
     training = {"epochs": 20, "globalBatchSize": 16, "precision": "FP32"}
     jobs.apply(finetune("tone", "prose", training=training))
     waiting = wait_until(
-        lambda: jobs.status("ftj", "tone").get("reason"), timeout=20, what="reason for waiting"
+        lambda: jobs.status("ftj", "tone").get("reason"), "reason for waiting", seconds=20
     )
     jobs.apply(pretrain("prose", steps=500))
     jobs.wait("ptj", "prose", "Running", timeout=120)
@@ -119,8 +120,8 @@ def test_prometheus_has_the_tokens_of_both_jobs(finished: dict[str, Any], target
             for series in ask(target, query)
             if series["metric"]["name"] in ("prose", "tone")
         },
-        timeout=20,
-        what="tokens in Prometheus",
+        "tokens in Prometheus",
+        seconds=20,
     )
     assert rates["PretrainJob"] > 0
     assert rates["FinetuneJob"] > 0
@@ -144,6 +145,8 @@ def test_nothing_is_written_once_a_job_is_done(finished: dict[str, Any], jobs: J
     after = jobs.get("ptj", "prose")["metadata"]["resourceVersion"]
     assert after != before
     wait_until(
-        lambda: "look" in jobs.get("ptj", "prose")["metadata"]["annotations"], timeout=5, what="it"
+        lambda: "look" in jobs.get("ptj", "prose")["metadata"]["annotations"],
+        "the annotation",
+        seconds=5,
     )
     assert jobs.get("ptj", "prose")["metadata"]["resourceVersion"] == after

@@ -7,8 +7,9 @@ import pytest
 
 from demo.install import NAMESPACE as OPERATOR_NAMESPACE
 from demo.target import Target
-from e2e.harness import Jobs, wait_until
+from e2e.harness import Jobs
 from e2e.manifests import pretrain
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 DEPLOYMENT = "deployment/troika"
@@ -22,8 +23,8 @@ def scale(target: Target, replicas: int) -> None:
     else:
         wait_until(
             lambda: not target.get("-n", OPERATOR_NAMESPACE, "pods")["items"],
-            timeout=60,
-            what="end of the operator's pod",
+            "end of the operator's pod",
+            seconds=60,
         )
 
 
@@ -37,7 +38,7 @@ def test_delete_removes_everything(jobs: Jobs) -> None:
     jobs.wait("ptj", "removed", "Running", timeout=120)
     assert jobs.children("removed").keys() >= {"Job", "Pod", "Service", "ConfigMap", "PodGroup"}
     jobs.kubectl("delete", "ptj", "removed", "--timeout=20s")
-    wait_until(lambda: gone(jobs, "removed"), timeout=150, what="end of all children")
+    wait_until(lambda: gone(jobs, "removed"), "end of all children", seconds=150)
 
 
 def test_delete_removes_everything_while_the_operator_is_away(jobs: Jobs, target: Target) -> None:
@@ -46,7 +47,7 @@ def test_delete_removes_everything_while_the_operator_is_away(jobs: Jobs, target
     scale(target, 0)
     try:
         jobs.kubectl("delete", "ptj", "orphan", "--timeout=20s")
-        wait_until(lambda: gone(jobs, "orphan"), timeout=150, what="end of all children")
+        wait_until(lambda: gone(jobs, "orphan"), "end of all children", seconds=150)
     finally:
         scale(target, 1)
     assert gone(jobs, "orphan")
@@ -98,8 +99,8 @@ def test_what_the_operator_cannot_accept_is_said_and_breaks_nothing(jobs: Jobs) 
     jobs.apply(manifest)
     wait_until(
         lambda: (jobs.condition("ptj", "spoilt", "Valid") or {}).get("status") == "False",
-        timeout=30,
-        what="Valid=False",
+        "Valid=False",
+        seconds=30,
     )
     message = json.dumps(jobs.condition("ptj", "spoilt", "Valid"))
     assert "memory" in message

@@ -11,10 +11,11 @@ from uuid import uuid4
 import kopf
 import pytest
 
-from support.admin import Admin, Object, until
+from support.admin import Admin, Object
 from support.fakenode import FakeNode
 from support.lives import Lives
 from support.stage import Stage, alone, make_namespace
+from support.waiting import until
 from troika_api.contract import FailureClass, LastWord, SavedCheckpoint, TrainerStatus
 from troika_operator.handlers import build_registry, build_settings
 
@@ -58,7 +59,7 @@ async def life(there: Stage) -> None:
         body = await there.job()
         return bool(body["status"]["observedGeneration"] == body["metadata"]["generation"])
 
-    await until(acted_upon, seconds=PATIENCE)
+    await until(acted_upon, "a look at the last change", seconds=PATIENCE)
 
 
 def timeless(value: Any) -> Any:

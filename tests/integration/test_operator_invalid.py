@@ -3,13 +3,12 @@
 All of them stand in one namespace with one operator, which goes on to run a job that is right.
 """
 
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from support.stage import Stage, alone, stage
+from support.stage import Stage
 
 pytestmark = pytest.mark.cluster
 
@@ -81,18 +80,6 @@ INVALID = [
         example="finetune-sentiment",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with alone():
-        yield
-
-
-@pytest.fixture
-async def there(cluster: None) -> AsyncIterator[Stage]:
-    async with stage("bad") as found:
-        yield found
 
 
 async def test_each_mistake_is_said_and_none_stops_the_operator(there: Stage) -> None:

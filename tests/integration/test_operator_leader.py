@@ -6,28 +6,16 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support.admin import until
-from support.stage import Stage, alone, stage
+from support.stage import Stage
+from support.waiting import until
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with alone():
-        yield
-
-
-@pytest.fixture
-async def there(cluster: None) -> AsyncIterator[Stage]:
-    async with stage("leader") as found:
-        yield found
 
 
 @dataclass
@@ -91,15 +79,15 @@ async def test_the_other_replica_goes_on(there: Stage, replicas: list[Replica]) 
         assert len(leading) <= 1, "two lead at the same time"
         return leading[0] if leading else None
 
-    first: Replica = await until(leader, seconds=60, what="a leader")
+    first = await until(leader, "a leader", seconds=60)
     (second,) = [replica for replica in replicas if replica is not first]
-    await until(second.ready, what="a replica that stands by")
+    await until(second.ready, "a replica that stands by")
     await there.apply()
     pods = await there.attempt(0)
     await there.phase("Running")
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
-    await until(second.leads, seconds=60, what="the next leader")
+    await until(second.leads, "the next leader", seconds=60)
     await there.node.finish(pods[0], 1)
     await there.attempt(1, seconds=60)
     status = await there.phase("Running")
@@ -113,11 +101,11 @@ async def test_a_leader_that_is_told_to_stop_lets_the_other_in_at_once(
         leading = [replica for replica in replicas if await replica.leads()]
         return leading[0] if leading else None
 
-    first: Replica = await until(leader, seconds=60, what="a leader")
+    first = await until(leader, "a leader", seconds=60)
     (second,) = [replica for replica in replicas if replica is not first]
-    await until(first.ready, seconds=60)
+    await until(first.ready, "a leader that is ready", seconds=60)
     first.process.send_signal(signal.SIGTERM)
     assert first.process.wait(timeout=20) == 0
     lease = await there.admin.get("Lease", "troika-operator", there.namespace)
     assert lease["spec"]["holderIdentity"] in ("", "one", "two")
-    await until(second.leads, seconds=20, what="the next leader")
+    await until(second.leads, "the next leader", seconds=20)

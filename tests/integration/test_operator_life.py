@@ -4,14 +4,13 @@ Only the kubelet is played: containers start, speak and end when the test says s
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from support.admin import until
 from support.fakenode import FakeNode
-from support.stage import Stage, alone, stage
+from support.stage import Stage
+from support.waiting import until
 from troika_api.contract import (
     Evaluation,
     ExitCode,
@@ -22,18 +21,6 @@ from troika_api.contract import (
 )
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with alone():
-        yield
-
-
-@pytest.fixture
-async def there(cluster: None) -> AsyncIterator[Stage]:
-    async with stage("op") as found:
-        yield found
 
 
 def training(step: int, **facts: Any) -> TrainerStatus:
@@ -72,7 +59,7 @@ async def test_a_job_from_apply_to_its_model(there: Stage) -> None:
         async def seen() -> bool:
             return bool((await there.status()).get("progress", {}).get("step") == 40)
 
-        await until(seen)
+        await until(seen, "step 40 in the status", seen=there.status)
         progress = (await there.status())["progress"]
         assert (progress["percent"], progress["loss"], progress["eta"]) == ("40.0%", 2.3457, "1m5s")
         polled = operator.writes["pretrainjobs", "patch_status"]
@@ -156,7 +143,7 @@ async def test_a_crash_is_retried_with_its_cause_on_record(there: Stage) -> None
             events = await there.admin.all("Event", there.namespace)
             return [e["reason"] for e in events if e["type"] == "Warning"].count("Crash") == 1
 
-        await until(told, what="a Warning about the failure")
+        await until(told, "a Warning about the failure")
 
 
 async def test_a_deleted_pod_is_followed_by_the_next_attempt_at_once(there: Stage) -> None:
@@ -303,7 +290,7 @@ async def test_a_job_that_is_made_anew_does_not_take_the_old_ones_place_too_soon
             pods = await there.attempt(0)
             return not {p["metadata"]["uid"] for p in pods} & {p["metadata"]["uid"] for p in old}
 
-        await until(renewed)
+        await until(renewed, "pods of the new job")
         await there.phase("Running")
 
 
@@ -343,13 +330,13 @@ async def test_the_reason_says_what_holds_the_pods_up(there: Stage) -> None:
             pods = await there.node.pods()
             return pods if len(pods) == 2 else None
 
-        pods = await until(scheduled)
+        pods = await until(scheduled, "two pods on the node")
         await there.node.wait_message(pods[0], "ErrImagePull", "no such image")
 
         async def said() -> bool:
             return "no such image" in (await there.status()).get("reason", "")
 
-        await until(said)
+        await until(said, "the kubelet's words in the reason", seen=there.status)
         assert (await there.status())["phase"] == "Starting"
 
 
@@ -372,14 +359,14 @@ async def test_a_quota_that_refuses_something_is_the_reason(
         found = await there.admin.call("GET", f"{path}/none")
         return bool((found.get("status") or {}).get("hard"))
 
-    await until(counted)
+    await until(counted, "the quota's first count")
     with there.operator():
         await there.apply()
 
         async def said() -> bool:
             return "exceeded quota" in (await there.status()).get("reason", "")
 
-        await until(said)
+        await until(said, "the quota in the reason", seen=there.status)
         assert (await there.status())["phase"] == phase
         await there.admin.call("DELETE", f"{path}/none")
         await there.attempt(0)

@@ -1,7 +1,6 @@
 """Kills and damage: a few of `make chaos-trainer`, in every run of the tests, and on two ranks."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from chaos.killing import Chaos
 from support import tinyrun
 from support.histories import Runs
 from support.nursery import Nursery
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -38,12 +38,19 @@ def test_killed_at_random_moments_the_weights_are_the_same(tmp_path: Path, forke
     assert outcome.history_equal
 
 
-def until(holds: Callable[[], bool], ranks: list[tinyrun.Rank]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline, ranks[0].log.read_text()[-2000:]
-        assert all(rank.process.poll() is None for rank in ranks), ranks[0].log.read_text()[-2000:]
-        time.sleep(0.001)
+def until(holds: Callable[[], bool], what: str, ranks: list[tinyrun.Rank]) -> None:
+    """Wait for something that happens while all ranks live."""
+
+    def told() -> str:
+        return ranks[0].log.read_text()[-2000:]
+
+    def look() -> bool:
+        if holds():
+            return True
+        assert all(rank.process.poll() is None for rank in ranks), told()
+        return False
+
+    wait_until(look, what, seconds=DEADLINE, every=0.001, seen=told)
 
 
 def resumed_at(ranks: list[tinyrun.Rank]) -> int:
@@ -90,8 +97,7 @@ def test_a_rank_that_is_killed_in_a_save_costs_the_others_nothing(
     hit = False
     for _ in range(TRIES):
         ranks = runs.start(run, wild, ranks=2)
-        # An older save is committed, and the next one has begun.
-        until(lambda: newest() > 0 and bool(half_written()), ranks)
+        until(lambda: newest() > 0 and bool(half_written()), "a save after a committed one", ranks)
         ranks[victim].kill()
         assert ranks[victim].wait() == -9
         ranks[1 - victim].kill()

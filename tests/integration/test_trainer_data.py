@@ -3,16 +3,14 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import tinyrun
 from support.nursery import Nursery
 from support.trainer_runs import pretrain_run
+from support.waiting import wait_until
 from troika_api.v1alpha1.data import TokenizerTraining
 from troika_api.v1alpha1.run import RUN
 from troika_trainer import data, encode, sources
@@ -107,13 +105,6 @@ def session_of(leader: int) -> list[int]:
     return found
 
 
-def wait_until(holds: Callable[[], Any], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.02)
-
-
 def big_corpus(folder: Path) -> Path:
     """Two files that are each worth a process, and take long enough to be interrupted."""
     folder.mkdir()
@@ -145,12 +136,15 @@ def test_no_process_outlives_a_trainer_that_is_killed_while_it_tokenizes(
     )
     rank = tinyrun.start(run, tmp_path / "run", nursery=forked)[0]
     staged = tmp_path / "run" / "checkpoints" / "cache"
-    wait_until(lambda: len(list(staged.glob(".data-*.tmp-*/train-*"))) == 2, "two processes work")
+    parts = ".data-*.tmp-*/train-*"
+    wait_until(
+        lambda: len(list(staged.glob(parts))) == 2, "two processes at work", seconds=120, every=0.02
+    )
     leader = rank.process.pid
     assert len(session_of(leader)) >= 4, "trainer, server, two workers"
     rank.kill()
     assert rank.wait() == -signal.SIGKILL
-    wait_until(lambda: not session_of(leader), "all are gone", 30)
+    wait_until(lambda: not session_of(leader), "the end of all", seconds=30)
 
 
 def test_no_process_outlives_a_trainer_that_is_killed_while_it_trains(
@@ -161,10 +155,10 @@ def test_no_process_outlives_a_trainer_that_is_killed_while_it_trains(
     rank = tinyrun.start(run, tmp_path / "run", nursery=forked)[0]
     leader = rank.process.pid
     saved = tmp_path / "run" / "checkpoints"
-    wait_until(lambda: any(saved.glob("step-[0-9]*/manifest.json")), "it has saved")
-    wait_until(lambda: len(session_of(leader)) == 2, "its writing process is there")
+    wait_until(lambda: any(saved.glob("step-[0-9]*/manifest.json")), "a checkpoint", seconds=120)
+    wait_until(lambda: len(session_of(leader)) == 2, "its writing process")
     rank.kill()
-    wait_until(lambda: not session_of(leader), "both are gone", 30)
+    wait_until(lambda: not session_of(leader), "the end of both", seconds=30)
 
 
 def test_two_jobs_at_once_share_what_one_of_them_makes(tmp_path: Path, forked: Nursery) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from transformers import AutoModelForMaskedLM
 
-from support.trainer_launch import Launched, Launcher, launching, until
+from support.trainer_launch import DEADLINE, Launched, Launcher, launching
 from support.trainer_runs import pretrain_run
+from support.waiting import wait_until
 from troika_api.contract import ExitCode, FailureClass, Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -48,7 +49,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
 
 def in_mid_run(launched: Launched) -> None:
     """Wait until it has made steps beyond a checkpoint and has many to go."""
-    until(lambda: launched.reached(23), "step 23")
+    wait_until(lambda: launched.reached(23), "step 23", seconds=DEADLINE, every=0.01)
 
 
 def test_one_rank_gives_the_losses_of_two(
@@ -133,7 +134,7 @@ def test_a_node_that_fails_for_good_names_the_cause_and_its_peer_the_effect(
 
 def test_status_and_metrics_are_served_while_it_trains(tmp_path: Path, launcher: Launcher) -> None:
     launched = launcher.start(long_run(tmp_path), ranks=1)
-    loading = until(launched.status, "a status")
+    loading = wait_until(launched.status, "a status", seconds=DEADLINE, every=0.01)
     assert loading.stage is Stage.LOADING, "the server is up before torch is"
     in_mid_run(launched)
     status = launched.status()

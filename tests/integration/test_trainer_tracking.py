@@ -5,7 +5,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from wandb.proto import wandb_internal_pb2
 
 from support.tinyrun import free_port
 from support.trainer_runs import finetune_run, pretrain_run, train_here
+from support.waiting import wait_until
 from troika_trainer.errors import TerminatedError
 from troika_trainer.shutdown import StopSignal
 
@@ -50,16 +50,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def wait_until_healthy(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
+    def healthy() -> bool:
         assert process.poll() is None, log.read_text()[-3000:]
         try:
             with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
-                assert answer.read() == b"OK"
-                return
+                return bool(answer.read() == b"OK")
         except OSError:
-            time.sleep(0.1)
-    raise TimeoutError(log.read_text()[-3000:])
+            return False
+
+    wait_until(healthy, "MLflow", seconds=240, seen=lambda: log.read_text()[-3000:])
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The API server as tests use it: the operator's own connection with the administrator's rights."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -87,17 +86,3 @@ class Admin:
             await self.call("DELETE", where(kind).path(namespace, name), body or None)
         except NotFoundError:
             return
-
-
-async def until(
-    check: Callable[[], Awaitable[Any]], *, seconds: float = 30.0, what: str = "the condition"
-) -> Any:
-    """The first true answer; an error that shows the last one if none comes in time."""
-    answer: Any = None
-    try:
-        async with asyncio.timeout(seconds):
-            while not (answer := await check()):  # noqa: ASYNC110 - another process's state
-                await asyncio.sleep(0.05)
-            return answer
-    except TimeoutError as error:
-        raise AssertionError(f"{what} did not come true in {seconds} s: {answer!r}") from error

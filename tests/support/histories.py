@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from support import tinyrun
 from support.nursery import Nursery
+from support.waiting import wait_until
 
 NO_DROPOUT = {
     **tinyrun.CONFIG,
@@ -57,9 +57,15 @@ class Runs:
         started = tinyrun.start(
             run, self.root / name, nursery=self.forked, ranks=ranks, name="begin", **environ
         )
-        while ((started[0].status() or {}).get("step") or 0) < step:
-            assert started[0].process.poll() is None, started[0].log.read_text()[-2000:]
-            time.sleep(0.005)
+
+        def told() -> str:
+            return started[0].log.read_text()[-2000:]
+
+        def reached() -> bool:
+            assert started[0].process.poll() is None, told()
+            return ((started[0].status() or {}).get("step") or 0) >= step
+
+        wait_until(reached, f"step {step}", seconds=120, every=0.005, seen=told)
         started[-1].kill(signal.SIGTERM)
         assert [rank.wait() for rank in started] == [143] * ranks
         saved = max(self.steps(name))

@@ -15,9 +15,10 @@ import yaml
 from cluster.up import ensure_up
 from troika_operator.errors import NotFoundError
 
-from .admin import Admin, Object, until, where
+from .admin import Admin, Object, where
 from .fakenode import FakeNode, placement
 from .operator import RunningOperator, quick, running
+from .waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHILDREN = ("Job", "Pod", "PodGroup", "Service", "ConfigMap")
@@ -53,7 +54,7 @@ async def _send_away() -> dict[tuple[str, str], int]:
         async def gone() -> bool:
             return not await admin.all("Pod", query=query)
 
-        await until(gone, seconds=90, what="the installed operator's end")
+        await until(gone, "the installed operator's end", seconds=90)
     return found
 
 
@@ -77,7 +78,7 @@ async def _install_crds() -> None:
                 query={"fieldManager": "tests", "force": "true"},
             )
             plural = body["spec"]["names"]["plural"]
-            await until(partial(_served, admin, plural), seconds=90, what=f"{plural} served")
+            await until(partial(_served, admin, plural), f"an API for {plural}", seconds=90)
 
 
 async def _served(admin: Admin, plural: str) -> bool:
@@ -135,11 +136,8 @@ class Stage:
             status = await self.status(name, kind)
             return status if status.get("phase") in wanted else None
 
-        try:
-            found: Object = await until(check, seconds=seconds, what=f"phase {wanted} of {name}")
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {await self.status(name, kind)}") from error
-        return found
+        what = f"phase {' or '.join(wanted)} of {name}"
+        return await until(check, what, seconds=seconds, seen=lambda: self.status(name, kind))
 
     async def attempt(
         self, number: int, pods: int = 2, seconds: float = 30, name: str = "bert"
@@ -156,13 +154,11 @@ class Stage:
             ]
             return found if len(found) == pods else None
 
+        async def seen() -> tuple[list[str], Object]:
+            return await self.children(), await self.status(name)
+
         what = f"{pods} running pods of attempt {number}"
-        try:
-            found: list[Object] = await until(check, seconds=seconds, what=what)
-        except AssertionError as error:
-            there = await self.children()
-            raise AssertionError(f"{error}: {there}: {await self.status(name)}") from error
-        return found
+        return await until(check, what, seconds=seconds, seen=seen)
 
     async def change(self, spec: Object, name: str = "bert", kind: str = "PretrainJob") -> None:
         await self.admin.patch(kind, name, {"spec": spec}, self.namespace)
@@ -183,10 +179,7 @@ class Stage:
         async def check() -> bool:
             return not await self.children()
 
-        try:
-            await until(check, seconds=seconds, what="no children")
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {await self.children()}") from error
+        await until(check, "the end of all children", seconds=seconds, seen=self.children)
 
 
 @asynccontextmanager

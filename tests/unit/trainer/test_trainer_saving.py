@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 from typing_extensions import override
 
 from support.nursery import ForkedWriter
+from support.waiting import wait_until
 from troika_trainer.checkpoint import Checkpoints, Saved
 from troika_trainer.distributed import Group
 from troika_trainer.errors import CommunicationError, StorageError
@@ -53,12 +53,7 @@ class Run:
         self.checkpoints.save(self.model, self.optimizer, self.progress, wait=wait)
 
     def finished(self) -> Saved:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if saved := self.checkpoints.finished():
-                return saved
-            time.sleep(0.01)
-        raise AssertionError("no checkpoint was finished")
+        return wait_until(self.checkpoints.finished, "a finished checkpoint", every=0.01)
 
     def warm(self) -> None:
         """Wait until the writing process is there."""

@@ -25,14 +25,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
-    ViTConfig,
-    ViTModel,
     YolosForObjectDetection,
 )
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from support.real_data import head, real_data
-from support.senses import TINY_VIT, chosen, detection_model, run_of, sound_model, training
+from support.senses import chosen, detection_model, image_model, run_of, sound_model, training
 from support.tiny_models import causal_model, encoder_decoder, read_rows
 from support.tiny_tasks import tiny_model, write_rows
 from support.trainer_runs import Recorder, merged, train_here
@@ -45,15 +42,6 @@ Weights = dict[str, torch.Tensor]
 TRAIN, HELD_OUT = 96, 24
 """Rows: six steps an epoch."""
 ALL_LINEAR = ["all-linear"]
-
-
-def vit(folder: Path) -> Path:
-    torch.manual_seed(5)
-    fields: dict[str, Any] = {**TINY_VIT, "image_size": 16}
-    del fields["model_type"]
-    ViTModel(ViTConfig(**fields)).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
 
 
 def detector(folder: Path) -> Path:
@@ -127,6 +115,18 @@ def files(name: str, **more: Any) -> Callable[[Path], dict[str, Any]]:
     return make
 
 
+def ids() -> torch.Tensor:
+    return torch.arange(10, 34).reshape(2, 12)
+
+
+def words() -> dict[str, torch.Tensor]:
+    return {"input_ids": ids()}
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
 @dataclass(frozen=True)
 class Kind:
     """A task, and how its models are made, fed and loaded."""
@@ -136,20 +136,12 @@ class Kind:
     data: Callable[[Path], dict[str, Any]]
     auto: Any
     """What loads its models."""
-    inputs: Callable[[], dict[str, torch.Tensor]]
+    inputs: Callable[[], dict[str, torch.Tensor]] = words
     """Anything that its models take."""
     targets: list[str] | None = None
     """Where the adapter goes; None where peft knows it of the architecture."""
     has_head: bool = True
     """Whether there is more above the body than its output over the vocabulary."""
-
-
-def ids() -> torch.Tensor:
-    return torch.arange(10, 34).reshape(2, 12)
-
-
-def noise(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
 
 
 KINDS = [
@@ -158,7 +150,6 @@ KINDS = [
         encoder("ner"),
         lines("ner"),
         AutoModelForTokenClassification,
-        lambda: {"input_ids": ids()},
     ),
     Kind(
         "Seq2Seq",
@@ -173,7 +164,6 @@ KINDS = [
         talker,
         lines("instructions", "prompt_completion"),
         AutoModelForCausalLM,
-        lambda: {"input_ids": ids()},
         has_head=False,
     ),
     Kind(
@@ -181,7 +171,6 @@ KINDS = [
         talker,
         lines("preference"),
         AutoModelForCausalLM,
-        lambda: {"input_ids": ids()},
         has_head=False,
     ),
     Kind(
@@ -189,25 +178,22 @@ KINDS = [
         encoder("questions"),
         lines("questions", maxLength=128),
         AutoModelForQuestionAnswering,
-        lambda: {"input_ids": ids()},
     ),
     Kind(
         "Regression",
         encoder("translation", "de"),
         lengths,
         AutoModelForSequenceClassification,
-        lambda: {"input_ids": ids()},
     ),
     Kind(
         "Ranking",
         encoder("ranking"),
         lines("ranking"),
         AutoModelForSequenceClassification,
-        lambda: {"input_ids": ids()},
     ),
     Kind(
         "ImageClassification",
-        vit,
+        image_model,
         files("digits", columns={"image": "file_name"}),
         AutoModelForImageClassification,
         lambda: {"pixel_values": noise(2, 3, 16, 16)},
@@ -238,12 +224,10 @@ KINDS = [
         ALL_LINEAR,
     ),
 ]
-of_every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.task)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+def of_kinds(kinds: list[Kind]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", kinds, ids=lambda kind: kind.task)
 
 
 def adapt(kind: Kind, folder: Path, start: Path, **method: Any) -> Recorder:
@@ -293,7 +277,7 @@ def started(kind: Kind, start: Path, exported: Path) -> tuple[PreTrainedModel, W
     return model, {name: weights[name] for name in weights.keys() - drawn}, drawn
 
 
-@of_every_kind
+@of_kinds(KINDS)
 def test_an_adapter_learns_and_is_the_same_model_beside_its_base_and_merged_into_it(
     tmp_path: Path, kind: Kind
 ) -> None:
@@ -326,9 +310,7 @@ def test_an_adapter_learns_and_is_the_same_model_beside_its_base_and_merged_into
         assert torch.equal(weights[name], weight) is (name not in adapted), name
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind.has_head], ids=lambda kind: kind.task
-)
+@of_kinds([kind for kind in KINDS if kind.has_head])
 def test_frozen_trains_a_head_and_leaves_the_body_bit_for_bit(tmp_path: Path, kind: Kind) -> None:
     start = kind.start(tmp_path / "start")
     assert falls(adapt(kind, tmp_path / "frozen", start, type="Frozen"))
@@ -339,9 +321,7 @@ def test_frozen_trains_a_head_and_leaves_the_body_bit_for_bit(tmp_path: Path, ki
     assert all(torch.equal(weights[name], weight) for name, weight in known.items())
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if not kind.has_head], ids=lambda kind: kind.task
-)
+@of_kinds([kind for kind in KINDS if not kind.has_head])
 def test_frozen_is_refused_where_only_the_vocabulary_is_above_the_body(
     tmp_path: Path, kind: Kind
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
+from support.language_tasks import BART, T5
 from support.real_data import real_data
 from support.tiny_tasks import Outcome, rows_of, trained, write_rows
 from troika_trainer.shards import Store
@@ -19,16 +20,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
 }
 DENOISERS: dict[str, dict[str, Any]] = {
-    "t5": {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 1, "num_heads": 2},
-    "bart": {
-        "d_model": 32,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64,
-    },
+    "t5": {**T5, "num_layers": 1},
+    "bart": {**BART, "encoder_layers": 1, "decoder_layers": 1},
 }
 VOCABULARY = 600
 

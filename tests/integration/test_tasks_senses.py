@@ -51,11 +51,6 @@ def data() -> Path:
     return real_data("digits", "boxes", "speech")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def splits(folder: Path) -> dict[str, dict[str, str]]:
     return {
         split: {"uri": str(folder / split / "metadata.jsonl")}
@@ -63,14 +58,33 @@ def splits(folder: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def report_of(folder: Path) -> dict[str, Any]:
+def pretrained(
+    folder: Path, config: dict[str, Any], column: str, lists: dict[str, dict[str, str]], **how: Any
+) -> Recorder:
+    """An encoder of images, from scratch."""
+    data: dict[str, Any] = {split: {**rows, "column": column} for split, rows in lists.items()}
+    return train_here(
+        run_of(
+            folder,
+            kind="PretrainJob",
+            objective="MaskedImage",
+            model={"config": config},
+            data={**data, "imageSize": 16},
+            training=training(**how),
+        )
+    )
+
+
+def report_of(
+    folder: Path, task: str, *, model: Path, data: dict[str, Any], **how: Any
+) -> dict[str, Any]:
+    """What is said of a model that has learnt a task."""
+    start = {"path": str(model)}
+    fields = {"task": task, "model": start, "data": data, "training": training(**how)}
+    train_here(run_of(folder, kind="FinetuneJob", **fields))
     report: dict[str, Any] = json.loads((folder / "model" / "report.json").read_text())
     assert (folder / "model" / "README.md").read_text().startswith("---")
     return report
-
-
-def finetune(folder: Path, task: str, **fields: Any) -> Recorder:
-    return train_here(run_of(folder, kind="FinetuneJob", task=task, **fields))
 
 
 @pytest.mark.parametrize("config", [TINY_VIT, TINY_MAE], ids=["simmim", "mae"])
@@ -79,28 +93,19 @@ def test_images_are_pretrained_from_scratch_and_the_encoder_learns_to_tell_digit
 ) -> None:
     parts = splits(data / "digits")
     del parts["test"]
-    columns = {name: {**part, "column": "file_name"} for name, part in parts.items()}
-    pretrained = train_here(
-        run_of(
-            tmp_path / "encoder",
-            kind="PretrainJob",
-            objective="MaskedImage",
-            model={"config": config},
-            data={**columns, "imageSize": 16},
-            training=training(epochs=2, globalBatchSize=32),
-        )
+    encoder = pretrained(
+        tmp_path / "encoder", config, "file_name", parts, epochs=2, globalBatchSize=32
     )
-    losses = [scores["loss"] for scores in pretrained.scores]
+    losses = [scores["loss"] for scores in encoder.scores]
     assert losses[-1] < 0.8 * losses[0], losses
 
-    finetune(
+    report = report_of(
         tmp_path / "digits",
         "ImageClassification",
-        model={"path": str(tmp_path / "encoder" / "model")},
+        model=tmp_path / "encoder" / "model",
         data={**splits(data / "digits"), "columns": {"image": "file_name"}},
-        training=training(epochs=3),
+        epochs=3,
     )
-    report = report_of(tmp_path / "digits")
     # The most frequent of ten digits is right in one of ten cases.
     assert report["evaluation"]["metrics"]["accuracy"] > 0.4
     assert [score["name"] for score in report["report"]["classes"]] == list("0123456789")
@@ -137,17 +142,8 @@ def patches_of_photographs(folder: Path, side: int = 32) -> dict[str, Path]:
 
 def test_photographs_are_pretrained_on(tmp_path: Path) -> None:
     files = patches_of_photographs(tmp_path)
-    columns = {name: {"uri": str(file), "column": "image"} for name, file in files.items()}
-    pretrained = train_here(
-        run_of(
-            tmp_path / "encoder",
-            kind="PretrainJob",
-            objective="MaskedImage",
-            model={"config": TINY_VIT},
-            data={**columns, "imageSize": 16},
-            training=training(epochs=8),
-        )
-    )
+    lists = {name: {"uri": str(file)} for name, file in files.items()}
+    encoder = pretrained(tmp_path / "encoder", TINY_VIT, "image", lists, epochs=8)
     # Who paints every hidden pixel in the one colour that fits best; the loss is absolute.
     kept = [
         np.asarray(Image.open(tmp_path / row["image"]).resize((16, 16)), dtype=np.float32)
@@ -155,7 +151,7 @@ def test_photographs_are_pretrained_on(tmp_path: Path) -> None:
     ]
     pixels = np.stack(kept).reshape(-1, 3) / 127.5 - 1
     constant = np.abs(pixels - np.median(pixels, axis=0)).mean()
-    assert pretrained.scores[-1]["loss"] < 0.8 * constant
+    assert encoder.scores[-1]["loss"] < 0.8 * constant
 
 
 SMALL: list[PretrainedConfig] = [
@@ -173,18 +169,18 @@ def test_convolutions_learn_from_images_that_their_processor_crops_by_itself(
     build(config).save_pretrained(tmp_path / "fresh")
     ConvNextImageProcessorPil(size={"shortest_edge": 32}).save_pretrained(tmp_path / "fresh")
     digits = data / "digits"
-    finetune(
+    report = report_of(
         tmp_path / "digits",
         "ImageClassification",
-        model={"path": str(tmp_path / "fresh")},
+        model=tmp_path / "fresh",
         data={
             split: {"uri": chosen(digits / split, tmp_path / f"{split}.jsonl", dict, most=most)}
             for split, most in (("train", 480), ("validation", 100))
         }
         | {"columns": {"image": "file_name"}},
-        training=training(epochs=2),
+        epochs=2,
     )
-    scores = report_of(tmp_path / "digits")["evaluation"]["metrics"]
+    scores = report["evaluation"]["metrics"]
     assert scores["accuracy"] > 0.3, "the most frequent of ten digits is right in one of ten cases"
 
 
@@ -225,18 +221,18 @@ def same_for_all(train: Path, held: Path, names: list[str]) -> float:
 
 def test_objects_are_found_and_told_apart(data: Path, tmp_path: Path) -> None:
     scenes, train, held = data / "boxes", tmp_path / "train.jsonl", tmp_path / "held.jsonl"
-    finetune(
+    report = report_of(
         tmp_path / "boxes",
         "ObjectDetection",
-        model={"path": str(quick_detector(tmp_path / "fresh"))},
+        model=quick_detector(tmp_path / "fresh"),
         data={
             "train": {"uri": chosen(scenes / "train", train, by_shape)},
             "validation": {"uri": chosen(scenes / "validation", held, by_shape, most=60)},
             "columns": {"image": "file_name"},
         },
-        training=training(epochs=6, rate=0.004),
+        epochs=6,
+        rate=0.004,
     )
-    report = report_of(tmp_path / "boxes")
     constant = same_for_all(train, held, sorted(KINDS))
     assert report["evaluation"]["metrics"]["mAP"] > constant + 0.04
     precision = report["report"]["averagePrecision"]
@@ -265,14 +261,13 @@ def spoken(data: Path, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def test_spoken_words_are_told_apart(data: Path, tmp_path: Path) -> None:
-    finetune(
+    report = report_of(
         tmp_path / "words",
         "AudioClassification",
-        model={"path": str(sound_model(tmp_path / "fresh"))},
+        model=sound_model(tmp_path / "fresh"),
         data={**spoken(data, tmp_path), "columns": {"audio": "file_name"}, "maxSeconds": 1.0},
-        training=training(epochs=15),
+        epochs=15,
     )
-    report = report_of(tmp_path / "words")
     # Four words, each as frequent as the others; the voices of the test are new.
     assert report["evaluation"]["metrics"]["accuracy"] > 0.4
     assert {score["name"] for score in report["report"]["classes"]} == set(WORDS)
@@ -287,14 +282,14 @@ def test_spoken_words_are_told_apart(data: Path, tmp_path: Path) -> None:
 def test_speech_becomes_text_with_characters_learnt_from_the_transcripts(
     data: Path, tmp_path: Path
 ) -> None:
-    finetune(
+    report = report_of(
         tmp_path / "speech",
         "SpeechRecognition",
-        model={"path": str(sound_model(tmp_path / "fresh"))},
+        model=sound_model(tmp_path / "fresh"),
         data={**spoken(data, tmp_path), "columns": {"audio": "file_name"}},
-        training=training(epochs=40, rate=0.003),
+        epochs=40,
+        rate=0.003,
     )
-    report = report_of(tmp_path / "speech")
     scores = report["evaluation"]["metrics"]
     said = [row["transcript"] for row in read_rows(tmp_path / "test.jsonl")]
     for name, rate in (("cer", jiwer.cer), ("wer", jiwer.wer)):

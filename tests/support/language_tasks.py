@@ -49,8 +49,8 @@ SPARSE: dict[str, dict[str, Any]] = {
     "gpt_oss": {**_ROUTED, "num_local_experts": 8, "head_dim": 16},
 }
 
-_T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
-_BART = {
+T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+BART = {
     "d_model": 32,
     "encoder_layers": 2,
     "decoder_layers": 2,
@@ -60,20 +60,20 @@ _BART = {
     "decoder_ffn_dim": 64,
 }
 ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "t5": ("t5", _T5),
-    "t5, two tables of words": ("t5", {**_T5, "tie_word_embeddings": False}),
-    "mt5": ("mt5", _T5),
-    "umt5": ("umt5", _T5),
-    "longt5": ("longt5", _T5),
-    "switch_transformers": ("switch_transformers", _T5),
-    "bart": ("bart", _BART),
-    "mbart": ("mbart", _BART),
-    "mvp": ("mvp", _BART),
-    "plbart": ("plbart", _BART),
-    "led": ("led", {**_BART, "attention_window": 4}),
-    "marian": ("marian", {**_BART, "pad_token_id": 0}),
-    "pegasus": ("pegasus", _BART),
-    "m2m_100": ("m2m_100", _BART),
+    "t5": ("t5", T5),
+    "t5, two tables of words": ("t5", {**T5, "tie_word_embeddings": False}),
+    "mt5": ("mt5", T5),
+    "umt5": ("umt5", T5),
+    "longt5": ("longt5", T5),
+    "switch_transformers": ("switch_transformers", T5),
+    "bart": ("bart", BART),
+    "mbart": ("mbart", BART),
+    "mvp": ("mvp", BART),
+    "plbart": ("plbart", BART),
+    "led": ("led", {**BART, "attention_window": 4}),
+    "marian": ("marian", {**BART, "pad_token_id": 0}),
+    "pegasus": ("pegasus", BART),
+    "m2m_100": ("m2m_100", BART),
 }
 """By name: transformers' name and the size."""
 

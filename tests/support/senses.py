@@ -10,6 +10,8 @@ from transformers import (
     RTDetrConfig,
     RTDetrForObjectDetection,
     RTDetrResNetConfig,
+    ViTConfig,
+    ViTModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
@@ -17,6 +19,7 @@ from transformers import (
     YolosForObjectDetection,
 )
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 RATE = 16_000
@@ -71,6 +74,16 @@ def training(**fields: Any) -> dict[str, Any]:
     rate = fields.pop("rate", 0.002)
     optimizer = {"learningRate": rate}
     return {"globalBatchSize": 16, "precision": "FP32", "optimizer": optimizer, **fields}
+
+
+def image_model(folder: Path, *, side: int = 16) -> Path:
+    """A ViT with fresh weights."""
+    torch.manual_seed(5)
+    fields: dict[str, Any] = {**TINY_VIT, "image_size": side}
+    del fields["model_type"]
+    ViTModel(ViTConfig(**fields)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    return folder
 
 
 def sound_model(folder: Path, **changes: Any) -> Path:

@@ -41,6 +41,21 @@ def registered(directory: Path, *, attempt: int = 0, keep: int = 3) -> Checkpoin
     return checkpoints
 
 
+def checkpoints_of(directory: Path, *numbers: int, tokens: int = 0) -> Checkpoints:
+    """Those of these steps, which have just been saved."""
+    model, optimizer = parts()
+    checkpoints = registered(directory)
+    for step in numbers:
+        checkpoints.save(model, optimizer, Progress(step=step, tokens=tokens), wait=True)
+    return checkpoints
+
+
+def newest(checkpoints: Checkpoints) -> Progress:
+    found = checkpoints.newest()
+    assert found is not None
+    return found.progress
+
+
 def steps(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("step-*"))
 
@@ -114,9 +129,7 @@ def test_who_wakes_up_too_late_neither_commits_nor_takes_anything_away(
     monkeypatch.setattr(Fence, "check", sleep)
     with pytest.raises(CommunicationError, match="attempt 4 has taken over"):
         old.save(model, optimizer, Progress(step=10, tokens=3), wait=True)
-    found = registered(tmp_path, attempt=5).newest()
-    assert found is not None
-    assert found.progress.tokens == 4
+    assert newest(registered(tmp_path, attempt=5)).tokens == 4
     assert steps(tmp_path) == ["step-10"]
 
 
@@ -168,10 +181,7 @@ def sealed(**content: Any) -> str:
 def test_a_manifest_that_is_none_is_damage(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, optimizer = parts()
-    checkpoints = registered(tmp_path)
-    for step in (10, 20):
-        checkpoints.save(model, optimizer, Progress(step=step), wait=True)
+    checkpoints = checkpoints_of(tmp_path, 10, 20)
     victim = tmp_path / "step-20" / "manifest.json"
     good = victim.read_text()
     whole = json.loads(good)
@@ -187,38 +197,26 @@ def test_a_manifest_that_is_none_is_damage(
         case _:
             pass
     victim.write_text(content)
-    found = checkpoints.newest()
-    assert found is not None
-    assert found.progress.step == 10
+    assert newest(checkpoints).step == 10
     assert f"{victim} is damaged" in caplog.text
     victim.write_text(good)
-    found = checkpoints.newest()
-    assert found is not None
-    assert found.progress.step == 20
+    assert newest(checkpoints).step == 20
 
 
 def test_a_manifest_in_which_a_number_has_changed_is_damage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, optimizer = parts()
-    checkpoints = registered(tmp_path)
-    for step in (10, 20):
-        checkpoints.save(model, optimizer, Progress(step=step, tokens=4711), wait=True)
+    checkpoints = checkpoints_of(tmp_path, 10, 20, tokens=4711)
     victim = tmp_path / "step-20" / "manifest.json"
     victim.write_text(victim.read_text().replace("4711", "4712"))
-    found = checkpoints.newest()
-    assert found is not None
-    assert found.progress.step == 10
+    assert newest(checkpoints).step == 10
     assert f"{victim} is damaged: its SHA-256 has changed" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["manifest.json", ".metadata", "__0_0.distcp"])
 def test_what_cannot_be_read_is_not_taken_for_damage(tmp_path: Path, name: str) -> None:
     """A link to itself stands for storage that fails: it is there and cannot be opened."""
-    model, optimizer = parts()
-    checkpoints = registered(tmp_path)
-    for step in (10, 20):
-        checkpoints.save(model, optimizer, Progress(step=step), wait=True)
+    checkpoints = checkpoints_of(tmp_path, 10, 20)
     victim = tmp_path / "step-20" / name
     victim.unlink()
     victim.symlink_to(victim)
@@ -240,10 +238,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path: P
 def test_a_damaged_one_is_skipped_with_the_name_of_the_file(
     tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, optimizer = parts()
-    checkpoints = registered(tmp_path)
-    for step in (10, 20):
-        checkpoints.save(model, optimizer, Progress(step=step), wait=True)
+    checkpoints = checkpoints_of(tmp_path, 10, 20)
     victim = next((tmp_path / "step-20").glob("*.distcp"))
     content = victim.read_bytes()
     match harm:
@@ -256,29 +251,23 @@ def test_a_damaged_one_is_skipped_with_the_name_of_the_file(
         case _:
             victim = tmp_path / "step-20" / "manifest.json"
             victim.write_text(victim.read_text()[:-20])
-    found = checkpoints.newest()
-    assert found is not None
-    assert found.progress.step == 10
+    assert newest(checkpoints).step == 10
     assert str(victim) in caplog.text
 
 
 def test_what_was_being_written_is_no_checkpoint_and_goes_at_the_next_start(
     tmp_path: Path,
 ) -> None:
-    model, optimizer = parts()
-    checkpoints = registered(tmp_path)
-    checkpoints.save(model, optimizer, Progress(step=10), wait=True)
+    checkpoints = checkpoints_of(tmp_path, 10)
     staged_of(tmp_path, 20, Place().term).mkdir()
-    found = checkpoints.newest()
-    assert found is not None
-    assert found.progress.step == 10
+    assert newest(checkpoints).step == 10
     registered(tmp_path, attempt=1)
     assert steps(tmp_path) == ["step-10"]
 
 
 def test_what_others_have_put_there_is_left_alone(tmp_path: Path) -> None:
     model, optimizer = parts()
-    registered(tmp_path).save(model, optimizer, Progress(step=10), wait=True)
+    checkpoints_of(tmp_path, 10)
     names = ("step-20.tmp-0", "step-x.tmp-", "step-10.tmp-mine-old", "20", "step-²", "step-010")
     for name in names:
         (tmp_path / name).mkdir()
@@ -358,9 +347,7 @@ def test_a_writer_that_is_killed_before_its_commit_is_followed_by_one_that_commi
 
 
 def test_a_writer_that_is_killed_after_its_commit_has_saved(tmp_path: Path) -> None:
-    model, optimizer = parts()
-    checkpoints = registered(tmp_path)
-    checkpoints.save(model, optimizer, Progress(step=10), wait=True)
+    checkpoints = checkpoints_of(tmp_path, 10)
     assert checkpoints._staging is not None
     request = checkpoints._request(tmp_path / "step-10.tmp-gone", Progress(step=10))
     answer = write(checkpoints._staging.layout, checkpoints._staging.taken, request)
@@ -374,9 +361,7 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> No
     checkpoints.save(model, optimizer, Progress(step=10), wait=True)
     (tmp_path / "step-10" / "manifest.json").write_text("{}")
     checkpoints.save(model, optimizer, Progress(step=10, tokens=5), wait=True)
-    found = checkpoints.newest()
-    assert found is not None
-    assert found.progress.tokens == 5
+    assert newest(checkpoints).tokens == 5
 
 
 def test_the_manifest_says_who_wrote_it_with_what(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from transformers import (
 
 from support.language_tasks import (
     ARCHITECTURES,
+    BART,
     CAUSAL,
     SIZE,
     SPARSE,
+    T5,
     batch_of,
     causal,
     masked,
@@ -40,17 +42,10 @@ from troika_trainer.tasks.seq2seq import Seq2Seq
 from troika_trainer.tokenizer import train_tokenizer
 
 TWO_SIDED: dict[str, dict[str, Any]] = {
-    "t5": {"d_model": 32, "d_kv": 24, "d_ff": 64, "num_layers": 2, "num_heads": 2},
-    "bart": {
-        "d_model": 32,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 96,
-    },
+    "t5": {**T5, "d_kv": 24},
+    "bart": {**BART, "decoder_ffn_dim": 96},
 }
+"""Heads that do not divide the width, and sides that differ."""
 
 
 @pytest.mark.parametrize("kind", [*Objective, *Task])
@@ -187,14 +182,10 @@ def test_flops_of_a_masked_model_count_its_head_on_masked_positions() -> None:
     [
         {
             "model_type": "switch_transformers",  # each expert is a module
-            "d_model": 32,
-            "d_kv": 16,
-            "d_ff": 64,
-            "num_layers": 2,
+            **T5,
             "num_decoder_layers": 2,
             "num_sparse_encoder_layers": 1,
             "num_sparse_decoder_layers": 1,
-            "num_heads": 2,
             "num_experts": 4,
         },
         {

@@ -18,7 +18,7 @@ from transformers import (
 )
 from typing_extensions import override
 
-from support.language_tasks import CAUSAL, batch_of, causal
+from support.language_tasks import CAUSAL, SIZE, T5, batch_of, causal
 from support.trainer_runs import TINY_BERT, TINY_GPT
 from troika_api.v1alpha1.training import Training
 from troika_trainer import optim
@@ -31,21 +31,8 @@ from troika_trainer.place import Place
 from troika_trainer.sharding import Sharded, whole_gradients_fit
 from troika_trainer.tasks.base import Objective
 
-TINY_T5 = {
-    "model_type": "t5",
-    "d_model": 32,
-    "d_kv": 16,
-    "d_ff": 64,
-    "num_layers": 2,
-    "num_heads": 2,
-}
-TINY_LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-}
+TINY_T5 = {"model_type": "t5", **T5}
+TINY_LLAMA = {"model_type": "llama", **SIZE, "num_hidden_layers": 3}
 
 
 def built(config: dict[str, Any], auto: Any = AutoModelForCausalLM) -> Any:

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTModel
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from support.senses import TINY_VIT, detection_model
+from support.senses import detection_model, image_model
 from support.tiny_tasks import finetune_run, tiny_model, write_rows
 from support.trainer_runs import pretrain_run
 from troika_api.v1alpha1.method import Loss
@@ -63,10 +61,7 @@ def words(folder: Path) -> Path:
 
 def vit(folder: Path) -> Path:
     save_image(folder.parent)
-    fields = {name: value for name, value in TINY_VIT.items() if name != "model_type"}
-    ViTModel(ViTConfig(**fields, image_size=8)).save_pretrained(folder)  # type: ignore[arg-type]
-    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
-    return folder
+    return image_model(folder, side=8)
 
 
 def yolos(folder: Path) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support.language_tasks import BART, T5
 from support.streams import write_corpus
 from support.trainer_runs import TINY_BERT, pretrain_run, train_here
 from troika_trainer.errors import ConfigError, DataError, TerminatedError
@@ -15,29 +16,14 @@ from troika_trainer.shutdown import StopSignal
 
 STREAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "masks": ("MaskedLM", {**TINY_BERT, "hidden_dropout_prob": 0.2}),
-    "spans": (
-        "Denoising",
-        {
-            "model_type": "t5",
-            "d_model": 32,
-            "d_ff": 64,
-            "d_kv": 16,
-            "num_layers": 1,
-            "num_heads": 2,
-            "dropout_rate": 0.2,
-        },
-    ),
+    "spans": ("Denoising", {"model_type": "t5", **T5, "num_layers": 1, "dropout_rate": 0.2}),
     "infilling": (
         "Denoising",
         {
             "model_type": "bart",
-            "d_model": 32,
+            **BART,
             "encoder_layers": 1,
             "decoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 64,
             "max_position_embeddings": 64,
             "dropout": 0.2,
         },

@@ -253,9 +253,7 @@ def test_on_a_cpu_a_size_that_nobody_named_has_so_many_tokens(
 ) -> None:
     settings = Training(steps=1, global_batch_size=64, micro_batch_size=size)
     assert micro_batch_size(settings, Place(), longest=longest, on_cpu=True) == expected
-    divided = micro_batch_size(
-        settings, Place(micro_batch_divisor=2), longest=longest, on_cpu=True
-    )
+    divided = micro_batch_size(settings, Place(micro_batch_divisor=2), longest=longest, on_cpu=True)
     assert divided == max(1, expected // 2)
 
 

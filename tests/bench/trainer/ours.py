@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import torch
 from typing_extensions import override
 
 from troika_api.contract import ENV_METRICS_PORT, Stage
@@ -75,8 +76,14 @@ def train(gate: Gate, work: Work) -> None:
 
 
 def train_observed(gate: Gate, work: Work, port: int) -> None:
-    """The same with an exporter, and telemetry that can be switched off."""
+    """The same with an exporter, and telemetry that can be switched off.
+
+    On one thread: several spin while they wait for each other, and that is processor time which
+    varies by more than an exporter costs.
+    """
     os.environ[ENV_METRICS_PORT] = str(port)
+    os.environ["OMP_NUM_THREADS"] = "1"  # the trainer leaves it at that
+    torch.set_num_threads(1)
     _train(work, Optional(gate).serve())
 
 

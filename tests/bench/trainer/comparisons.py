@@ -14,7 +14,7 @@ from bench.table import Row
 
 from . import ours, theirs, works
 from .sides import Side, Stretch, in_turn
-from .works import Work
+from .work import Work
 
 ROUNDS = 5
 CHECKED_STEPS = 5

@@ -1,9 +1,11 @@
-"""Our side: the product from `session.train` down, with a gate where it reports its steps."""
+"""Our side: the product from `session.train` down, with a gate where it reports its steps.
+
+Nothing here imports torch before the product's own settings are made, as in a pod.
+"""
 
 import os
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from troika_api.contract import ENV_METRICS_PORT, Stage
@@ -11,12 +13,11 @@ from troika_api.v1alpha1.run import RUN
 from troika_trainer import runfile
 from troika_trainer.errors import Ending
 from troika_trainer.place import Place
-from troika_trainer.session import train as train_run
 from troika_trainer.shutdown import StopSignal
 from troika_trainer.telemetry import StepReport, Telemetry
 
 from .sides import Gate
-from .works import Work
+from .work import Work
 
 
 class Gated(Telemetry):
@@ -82,13 +83,15 @@ def train_observed(gate: Gate, work: Work, port: int) -> None:
     varies by more than an exporter costs.
     """
     os.environ[ENV_METRICS_PORT] = str(port)
-    os.environ["OMP_NUM_THREADS"] = "1"  # the trainer leaves it at that
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     _train(work, Optional(gate).serve())
 
 
 def _train(work: Work, telemetry: Any) -> None:
     run = RUN.validate_python(work.run)
     runfile.set_environment(run)
+    runfile.limit_caches_of_shapes()
+    from troika_trainer.session import train as train_run
+
     place = Place()
     train_run(run, place, telemetry, StopSignal(Ending(place)))

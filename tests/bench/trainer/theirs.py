@@ -29,7 +29,8 @@ from troika_trainer.tasks import Task
 from troika_trainer.tasks.base import Objective
 
 from .sides import Gate
-from .works import Work, prepare
+from .work import Work
+from .works import prepare
 
 Item = dict[str, Any]
 

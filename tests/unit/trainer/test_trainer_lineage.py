@@ -128,14 +128,15 @@ def test_what_was_learnt_beside_one_model_does_not_go_on_beside_another(
 
 
 def test_a_digest_is_of_all_frozen_weights_and_of_no_other() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.Linear(1, 1))
+    body, head = torch.nn.Linear(300, 200), torch.nn.Linear(1, 1)
+    model = torch.nn.Sequential(body, head)
     assert digest_of_frozen(model) is None
-    model[0].requires_grad_(requires_grad=False)
+    body.requires_grad_(requires_grad=False)
     before = digest_of_frozen(model)
     with torch.no_grad():
-        model[1].weight += 1
+        head.weight += 1
         assert digest_of_frozen(model) == before
-        model[0].weight *= 1.001
+        body.weight *= 1.001
     assert digest_of_frozen(model) != before
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from bench.table import Row, line, publish
 
-from .comparisons import Bench
-
 
 def main() -> None:
     """Every comparison, or those whose name holds a word."""
+    # The sides import this file too, and one of them wants to be there before torch.
+    from .comparisons import Bench
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of the name of a comparison")
     parser.add_argument("--list", action="store_true", help="the names, and stop")

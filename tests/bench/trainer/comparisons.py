@@ -14,7 +14,7 @@ from bench.table import Row
 
 from . import ours, theirs, works
 from .sides import Side, Stretch, in_turn
-from .works import Work
+from .work import Work
 
 ROUNDS = 5
 CHECKED_STEPS = 5
@@ -26,8 +26,8 @@ TARGET_LOSS = 6.6
 STEPS_BETWEEN_LOOKS = 20
 MOST_LOOKS = 12
 
-EXPORTER_TURNS, EXPORTER_STEPS = 24, 2
-TURNS_BETWEEN_SCRAPES = 6
+EXPORTER_TURNS, EXPORTER_STEPS = 60, 1
+TURNS_BETWEEN_SCRAPES = 15
 """About the usual 15 seconds."""
 
 GPU_ROUNDS = 2
@@ -87,7 +87,7 @@ class Bench:
         side.steps(3, option=True)
         taken: dict[bool, list[Stretch]] = {True: [], False: []}
         for turn in range(EXPORTER_TURNS):
-            for on in (True, False):
+            for on in (True, False) if turn % 2 else (False, True):  # what drifts favours neither
                 scrape = threading.Thread(target=_scrape, args=(port,))
                 if on and turn % TURNS_BETWEEN_SCRAPES == 0:
                     scrape.start()

@@ -1,4 +1,7 @@
-"""Our side: the product from `session.train` down, with a gate where it reports its steps."""
+"""Our side: the product from `session.train` down, with a gate where it reports its steps.
+
+Nothing here imports torch before the product's own settings are made, as in a pod.
+"""
 
 import os
 from typing import Any
@@ -10,12 +13,11 @@ from troika_api.v1alpha1.run import RUN
 from troika_trainer import runfile
 from troika_trainer.errors import Ending
 from troika_trainer.place import Place
-from troika_trainer.session import train as train_run
 from troika_trainer.shutdown import StopSignal
 from troika_trainer.telemetry import StepReport, Telemetry
 
 from .sides import Gate
-from .works import Work
+from .work import Work
 
 
 class Gated(Telemetry):
@@ -75,13 +77,21 @@ def train(gate: Gate, work: Work) -> None:
 
 
 def train_observed(gate: Gate, work: Work, port: int) -> None:
-    """The same with an exporter, and telemetry that can be switched off."""
+    """The same with an exporter, and telemetry that can be switched off.
+
+    On one thread: several spin while they wait for each other, and that is processor time which
+    varies by more than an exporter costs.
+    """
     os.environ[ENV_METRICS_PORT] = str(port)
+    os.environ["OMP_NUM_THREADS"] = "1"
     _train(work, Optional(gate).serve())
 
 
 def _train(work: Work, telemetry: Any) -> None:
     run = RUN.validate_python(work.run)
     runfile.set_environment(run)
+    runfile.limit_caches_of_shapes()
+    from troika_trainer.session import train as train_run
+
     place = Place()
     train_run(run, place, telemetry, StopSignal(Ending(place)))

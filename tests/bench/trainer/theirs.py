@@ -29,7 +29,8 @@ from troika_trainer.tasks import Task
 from troika_trainer.tasks.base import Objective
 
 from .sides import Gate
-from .works import Work, prepare
+from .work import Work
+from .works import prepare
 
 Item = dict[str, Any]
 
@@ -95,7 +96,7 @@ def train(gate: Gate, work: Work, given: int = 0, every: int = 0) -> None:
             objective = Objective(built.model, task)
             task.attach(built.model)
             arithmetic = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
-            evaluator = Evaluator(objective, group, 32, arithmetic, lambda: True)
+            evaluator = Evaluator(objective, group, 16, 256, arithmetic, lambda: True)
             limit = run.evaluation.max_sequences if isinstance(run, PretrainRun) else None
 
             def validate() -> float:

@@ -1,6 +1,6 @@
 """What is trained: runs as the product reads them. Both sides are made from the same run."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from troika_trainer.place import Place
 from troika_trainer.prepare import Cache, prepare_task
 from troika_trainer.tasks import Task
 
-Run = dict[str, Any]
+from .work import Run, Work
 
 VOCABULARY = 8192
 ROWS = 3000
@@ -64,22 +64,6 @@ WIDE_BERT = {
     "intermediate_size": 2048,
 }
 """For LoRA, which is there for models that are large beside their adapters."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One kind of work."""
-
-    name: str
-    run: Run
-    samples: int
-    """In a step; the product's and Trainer's batch size."""
-    grouped: bool = field(default=False)
-    """Whether Trainer is to group samples by length."""
-
-    def but(self, **changes: Any) -> "Work":
-        """The same with changes to the run."""
-        return replace(self, run=merged(self.run, changes))
 
 
 def places(folder: Path) -> dict[str, Any]:

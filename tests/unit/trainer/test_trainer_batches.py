@@ -239,7 +239,22 @@ def test_more_ranks_than_examples_in_a_step_is_refused() -> None:
 def test_the_micro_batch_fits_share_and_memory(
     training: dict[str, int], place: Place, expected: int
 ) -> None:
-    assert micro_batch_size(Training(steps=1, **training), place) == expected
+    settings = Training(steps=1, **training)
+    assert micro_batch_size(settings, place, longest=128, on_cpu=True) == expected
+    assert micro_batch_size(settings, place, longest=8192, on_cpu=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "longest", "expected"),
+    [(None, 128, 32), (None, 129, 31), (None, 512, 8), (None, 9000, 1), (64, 512, 64)],
+)
+def test_on_a_cpu_a_size_that_nobody_named_has_so_many_tokens(
+    size: int | None, longest: int, expected: int
+) -> None:
+    settings = Training(steps=1, global_batch_size=64, micro_batch_size=size)
+    assert micro_batch_size(settings, Place(), longest=longest, on_cpu=True) == expected
+    divided = micro_batch_size(settings, Place(micro_batch_divisor=2), longest=longest, on_cpu=True)
+    assert divided == max(1, expected // 2)
 
 
 def test_batches_made_ahead_are_those_made_on_demand() -> None:
@@ -250,10 +265,23 @@ def test_batches_made_ahead_are_those_made_on_demand() -> None:
 
 
 def test_a_whole_split_is_covered_once_in_batches_of_similar_length() -> None:
-    parts = list(whole_split(Numbers(23), limit=None, batch=5))
+    parts = list(whole_split(Numbers(23), limit=None, tokens=1000, batch=5))
     assert sorted(np.concatenate(parts).tolist()) == list(range(23))
     assert [len(part) for part in parts] == [5, 5, 5, 5, 3]
-    assert len(np.concatenate(list(whole_split(Numbers(23), limit=7, batch=5)))) == 7
+    some = list(whole_split(Numbers(23), limit=7, tokens=1000, batch=5))
+    assert sorted(np.concatenate(some).tolist()) == list(range(7))
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 20, 36])
+def test_batches_of_a_whole_split_have_only_so_many_tokens(tokens: int) -> None:
+    numbers = Numbers(100)
+    parts = list(whole_split(numbers, limit=None, tokens=tokens))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(100))
+    for part, after in pairwise(parts):
+        lengths = numbers.lengths(part)
+        assert len(part) == 1 or lengths.max() * len(part) <= tokens
+        larger = numbers.lengths(after[:1]).max() * (len(part) + 1)
+        assert larger > tokens or len(part) == 32, "another example would have had room"
 
 
 @pytest.mark.parametrize(

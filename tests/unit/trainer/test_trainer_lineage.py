@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from support.trainer_runs import LICENSE, merged, pretrain_run, train_here
+from support.trainer_runs import LICENSE, finetune_run, merged, pretrain_run, train_here
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.batch import Examples
 from troika_trainer.distributed import Group
 from troika_trainer.errors import ConfigError, DataError
+from troika_trainer.frozen import digest_of_frozen
 from troika_trainer.integrity import seal, write_durably
 from troika_trainer.lineage import Lineage, check, digest_of, lineage
 from troika_trainer.place import Place
@@ -120,6 +121,42 @@ def test_another_seed_or_other_rows_do_not_go_on_from_there(tmp_path: Path) -> N
     changed = merged(run, {"data": {"train": {"uri": str(other)}}})
     with pytest.raises(DataError, match=r"another run: data\.train, or what turns it"):
         train_here(changed, place=Place(attempt=1))
+
+
+@pytest.mark.parametrize("method", [{"type": "Frozen"}, {"type": "LoRA", "rank": 4}])
+def test_what_was_learnt_beside_one_model_does_not_go_on_beside_another(
+    tmp_path: Path, method: dict[str, object]
+) -> None:
+    for name, seed in {"base": 1, "copy": 1, "other": 2}.items():
+        train_here(pretrain_run(tmp_path / name, training={"seed": seed, "steps": 2}))
+
+    def on(name: str, attempt: int) -> list[int]:
+        run = finetune_run(
+            tmp_path,
+            model=tmp_path / name / "model",
+            method=method,
+            training={"steps": 2 + attempt},
+        )
+        return [step.step for step in train_here(run, place=Place(attempt=attempt)).steps]
+
+    assert on("base", 0) == [1, 2]
+    assert on("copy", 1) == [3]
+    with pytest.raises(ConfigError, match="the frozen part of model has changed") as caught:
+        on("other", 2)
+    assert "put the frozen part of model back" in str(caught.value.remedy)
+
+
+def test_a_digest_is_of_all_frozen_weights_and_of_no_other() -> None:
+    body, head = torch.nn.Linear(300, 200), torch.nn.Linear(1, 1)
+    model = torch.nn.Sequential(body, head)
+    assert digest_of_frozen(model) is None
+    body.requires_grad_(requires_grad=False)
+    before = digest_of_frozen(model)
+    with torch.no_grad():
+        head.weight += 1
+        assert digest_of_frozen(model) == before
+        body.weight *= 1.001
+    assert digest_of_frozen(model) != before
 
 
 def test_a_truncated_first_look_is_made_again(

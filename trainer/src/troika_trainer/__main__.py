@@ -21,6 +21,7 @@ def main() -> None:
         telemetry = Telemetry(kind=run.kind, name=run.name, place=place, bar=bar).serve()
         ending.status = telemetry.status
         runfile.set_environment(run)
+        runfile.limit_caches_of_shapes()
         # Importing torch and transformers takes seconds: by now the status says Loading.
         from .session import train  # noqa: PLC0415
 

@@ -21,6 +21,10 @@ from .transfer import Sent, Transfer
 
 MAX_DEFAULT_MICRO_BATCH = 32
 
+MAX_DEFAULT_CPU_TOKENS = 4096
+"""Most tokens in a forward pass on a CPU where the run names no size. Its cores are busy with that,
+and what a pass of the longest examples holds is the peak of the whole run."""
+
 WINDOW = 50
 """Steps within which examples of similar length are brought together."""
 
@@ -268,13 +272,22 @@ def cut(lengths: Integers, *, limit: int, cost: int = COST_OF_A_PASS) -> list[in
     return ends[::-1]
 
 
-def micro_batch_size(training: Training, place: Place) -> int:
+def micro_batch_size(training: Training, place: Place, *, longest: int, on_cpu: bool) -> int:
     """Examples in one forward pass of one rank; accumulation makes up its share of a step.
 
     For `Auto` the most that there can be.
+
+    Args:
+        training: What the run asks for.
+        place: The rank.
+        longest: Tokens of the longest example.
+        on_cpu: Whether there is no accelerator.
     """
     share = ceil(training.global_batch_size / place.world_size)
-    wanted = training.micro_batch_size or MAX_DEFAULT_MICRO_BATCH
+    default = MAX_DEFAULT_MICRO_BATCH
+    if on_cpu:
+        default = min(default, max(1, MAX_DEFAULT_CPU_TOKENS // longest))
+    wanted = training.micro_batch_size or default
     size = share if isinstance(wanted, str) else min(wanted, share)
     return max(1, size // place.micro_batch_divisor)
 
@@ -303,10 +316,24 @@ class Ahead:
         return self._transfer.send(self._batches.step(step))
 
 
-def whole_split(examples: Examples, *, limit: int | None, batch: int) -> Iterator[Integers]:
-    """The first `limit` examples, in batches of similar length."""
-    size = len(examples) if limit is None else min(limit, len(examples))
-    indices = np.arange(size)
-    by_length = indices[np.argsort(examples.lengths(indices), kind="stable")]
-    for start in range(0, size, batch):
-        yield by_length[start : start + batch]
+def whole_split(
+    examples: Examples, *, limit: int | None, tokens: int, batch: int = MAX_DEFAULT_MICRO_BATCH
+) -> Iterator[Integers]:
+    """The first examples of a split, in batches of similar length.
+
+    Args:
+        examples: Of the split.
+        limit: How many of them; all where it is None.
+        tokens: Most in a batch, padding included; one example is always allowed.
+        batch: Most examples in a batch.
+    """
+    indices = np.arange(len(examples) if limit is None else min(limit, len(examples)))
+    lengths = examples.lengths(indices)
+    by_length = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(indices):
+        longest = lengths[by_length[start : start + batch]]
+        fits = longest * np.arange(1, len(longest) + 1) <= tokens
+        size = max(1, int(fits.sum()))
+        yield indices[by_length[start : start + size]]
+        start += size

@@ -24,8 +24,10 @@ class Evaluator:
 
     objective: Objective
     group: Group
-    batch: int
-    """Examples in one forward pass."""
+    micro: int
+    """Sequences in a forward pass, of the longest there are in training."""
+    longest: int
+    """Tokens of one of those."""
     autocast: Callable[[], Any]
     """Context of the arithmetic."""
     going_on: Callable[[], bool]
@@ -38,7 +40,7 @@ class Evaluator:
     def measure(self, examples: Examples, *, limit: int | None = None) -> Measured | None:
         """Loss and predictions over the first `limit` examples, or None where ended early."""
         rank, size = self.group.place.rank, self.group.size
-        work = list(whole_split(examples, limit=limit, batch=self.batch))
+        work = list(whole_split(examples, limit=limit, tokens=self.micro * self.longest))
         sums = torch.zeros(2, dtype=torch.float64)
         found: list[tuple[Any, Any]] = []
         self.objective.eval()
@@ -77,7 +79,7 @@ class Evaluator:
             if not is_out_of_memory(error):
                 raise
             if self.together:
-                raise self.together.shrunk(self.batch, "in evaluation") from error
+                raise self.together.shrunk(self.micro, "in evaluation") from error
             if len(indices) == 1:
                 raise
         return [part for half in np.array_split(indices, 2) for part in self._seen(examples, half)]

@@ -8,6 +8,7 @@ numbers, and then costs neither that time nor that memory.
 import re
 from collections import Counter
 from collections.abc import Callable
+from hashlib import sha256
 
 import torch
 from torch import nn
@@ -15,6 +16,30 @@ from transformers.pytorch_utils import Conv1D
 
 _PEFT = re.compile(r"\.(base_layer|original_module)(?=\.)")
 """What peft puts into the names of weights that stay as they were."""
+
+
+SAMPLED = 1024
+"""Numbers of each weight that go into a digest: models that differ, differ nearly everywhere."""
+
+
+def digest_of_frozen(model: nn.Module) -> str | None:
+    """What a checkpoint does not hold, told apart from that of another model.
+
+    Args:
+        model: As it was loaded, before anything is cast or shared out.
+
+    Returns:
+        A digest of some of every frozen weight; None where everything is trained.
+    """
+    frozen = [weight.detach() for weight in model.parameters() if not weight.requires_grad]
+    if not frozen:
+        return None
+    digest = sha256()
+    for weight in frozen:
+        digest.update(repr(tuple(weight.shape)).encode())
+        some = weight.flatten()[:: -(-weight.numel() // SAMPLED) or 1]
+        digest.update(some.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:

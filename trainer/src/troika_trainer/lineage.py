@@ -21,6 +21,9 @@ Lineage = dict[str, str]
 
 TRAIN, VALIDATION, PREPROCESSOR = "data.train", "data.validation", "the preprocessor"
 DATA = {TRAIN, VALIDATION, PREPROCESSOR}
+MODEL = "the frozen part of model"
+"""A checkpoint does not hold it; with another one what was learnt would mean nothing."""
+DIGESTS = DATA | {MODEL}
 """Fields of which there is a digest, for their content counts, not their name."""
 
 _OWN = "give this run a checkpoint.uri of its own"
@@ -81,8 +84,8 @@ def check(found: Lineage, ours: Lineage, *, checkpoint: Path) -> None:
 
 
 def _told(name: str, was: str, is_now: str) -> str:
-    if name in DATA:
-        what = "" if name == PREPROCESSOR else ", or what turns it into numbers,"
+    if name in DIGESTS:
+        what = ", or what turns it into numbers," if name in (TRAIN, VALIDATION) else ""
         return f"{name}{what} has changed (digest {was[:12]} then, {is_now[:12]} now)"
     return f"{name} was {was} and is {is_now}"
 

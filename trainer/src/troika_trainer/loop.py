@@ -82,10 +82,12 @@ class Trainer:
             else StreamOrder(stream.window, training.global_batch_size, training.seed)
         )
         lengths = _lengths(train)
+        longest = int(lengths.max())
         self.schedule = Schedule.of(run, self.order, tokens_per_example=float(lengths.mean()))
 
         kept = Kept.of(checkpoints.directory / "cache", group, training)
-        known, micro = group.from_first(kept.read), micro_batch_size(training, group.place)
+        known, on_cpu = group.from_first(kept.read), group.device.type == "cpu"
+        micro = micro_batch_size(training, group.place, longest=longest, on_cpu=on_cpu)
         micro = min(micro, known or micro)
         if training.precision is not Precision.FP32:
             cast_frozen(objective.model, torch.bfloat16)
@@ -102,13 +104,14 @@ class Trainer:
             kept=kept,
             micro=micro,
             known=known is not None,
-            longest=int(lengths.max()),
+            longest=longest,
             steps=self.schedule.total,
         )
         self.evaluator = Evaluator(
             objective,
             group,
             self.cutting.micro,
+            longest,
             self.autocast,
             self.going_on,
             together=kept if self.strategy.runs_together else None,
@@ -183,7 +186,7 @@ class Trainer:
         loss_sum, weight, tokens, samples, pairs, stop, save, ranks_full, norm = agreed
         if ranks_full:
             self.cutting.halve(step)
-            self.evaluator = dataclasses.replace(self.evaluator, batch=self.cutting.micro)
+            self.evaluator = dataclasses.replace(self.evaluator, micro=self.cutting.micro)
             return  # nothing was applied: the step is made again, as if for the first time
 
         # Averaged over the ranks was what must be a sum; divide by what was predicted.

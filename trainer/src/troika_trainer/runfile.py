@@ -127,3 +127,18 @@ def set_environment(run: Run) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+SHAPES_KEPT = "128"
+"""A step meets about ten products of matrices for every shape of its batches."""
+
+
+def limit_caches_of_shapes() -> None:
+    """Let oneDNN and torch's layer above it keep the kernels of the last shapes only.
+
+    On a CPU each keeps 1024, with 0.3 MB for each shape of a product: batches of texts, whose
+    shapes are always new, would fill them with 600 MB that nobody uses again. Both read their
+    variables when torch is imported or first used.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, SHAPES_KEPT)

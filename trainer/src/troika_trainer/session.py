@@ -9,6 +9,8 @@ from .attention import rows_known, use_fast_attention
 from .checkpoint import Checkpoints, checkpoint_directory
 from .distributed import process_group
 from .finish import finish
+from .frozen import digest_of_frozen
+from .lineage import MODEL
 from .loop import Trainer
 from .method import apply_method, check_machine
 from .model import build
@@ -48,6 +50,8 @@ def train(run: Run, place: Place, telemetry: Telemetry, stop: StopSignal) -> Non
         telemetry.stage(Stage.LOADING)
         built = build(run, task)
         adapter = apply_method(run, built, pipeline_tag=task.pipeline_tag)
+        if digest := group.from_first(lambda: digest_of_frozen(built.model)):
+            checkpoints.lineage = {**prepared.lineage, MODEL: digest}
         checkpoint_activations(built.model, run.training.activation_checkpointing)
         trainer = Trainer(
             Objective(built.model, task, adapter),

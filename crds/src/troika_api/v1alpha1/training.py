@@ -145,8 +145,8 @@ class Training(CamelModel):
     """Sequences per optimizer step over all ranks; it stays when the number of ranks changes."""
     micro_batch_size: MicroBatchSize | None = None
     """Sequences per forward pass of one rank; the rest of its share of a step is accumulated. Auto:
-    found by trying and kept for the run. Default: the rank's whole share, at most 32; a result that
-    does not depend on the machine. Where memory runs out it is halved, whatever is set here."""
+    found by trying and kept for the run. Default: the rank's whole share, but at most 32, and on a
+    CPU at most 4096 tokens. Where memory runs out it is halved, whatever is set here."""
     optimizer: Optimizer = Optimizer()
     """Optimizer and its rates."""
     schedule: Schedule = Schedule()

@@ -99,6 +99,36 @@ def test_the_ranks_together_have_the_same_sequences_whatever_their_number(
         assert sorted(found) == sorted(expected)
 
 
+def test_every_rank_knows_what_was_read_whoever_has_the_last_sequence(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    """Step 2 has a single sequence of the second window: the last rank gets it."""
+    order = StreamOrder(size=15, batch=8, seed=3)
+    run = make_run(tmp_path)
+    told = []
+    for rank in range(2):
+        reading = Reading(run, tokenizer, window=15)
+        examples = reading.task.examples(Store.of({TEXT: reading.stream}, {}))
+        batches = Batches(examples, order, place=Place(rank=rank, world_size=2), limit=LENGTH)
+        for step in (1, 2):
+            batches.step(step)
+            reading.stream.reach(8 * step)
+        told.append(reading.stream.position(16))
+    assert (told[0]["window"], told[0]["read"]["end"]["window"]) == (1, 2)
+    assert told[0] == told[1]
+
+
+def test_a_rank_that_has_read_for_the_next_step_can_tell_of_the_one_before(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    """Of 20 sequences: step 4 was read, another rank could not make step 3, all save step 2."""
+    run = make_run(tmp_path)
+    on, even = (Reading(run, tokenizer, window=24) for _ in range(2))
+    even.sequences(0, 40)
+    on.sequences(0, 80)
+    assert on.stream.position(40) == even.stream.position(40)
+
+
 def test_a_window_is_shuffled_and_none_is_left_out() -> None:
     order = StreamOrder(size=12, batch=8, seed=3)
     drawn = np.concatenate([order.step(step)[0] for step in range(1, 7)])

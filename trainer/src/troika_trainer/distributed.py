@@ -77,6 +77,23 @@ class Group:
         result: T = outcome[0]
         return result
 
+    def all_or_none(self, make: Callable[[], T], failure: type[Exception]) -> T:
+        """Do something on every rank and give each its own result.
+
+        Args:
+            make: What to do.
+            failure: Where `make` raises this on some ranks, all raise what the first of them met.
+        """
+        made: list[T] = []
+        met: Exception | None = None
+        try:
+            made.append(make())
+        except failure as error:
+            met = error
+        if self.any(met is not None):
+            raise next(error for error in self.gather(met) if error is not None)
+        return made[0]
+
     def wait_for_first(self, work: Callable[[], object]) -> None:
         """Let the first rank work as long as it takes; the others wait without a collective.
 

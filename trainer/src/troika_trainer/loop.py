@@ -165,7 +165,7 @@ class Trainer:
             self.telemetry.stage(Stage.TRAINING)
             try:
                 self.train_step(step + 1)
-            except DataError:
+            except DataError:  # on all ranks, before anything of the step was computed
                 self.keep_what_was_reached()
                 raise
             collect(step + 1)
@@ -176,7 +176,7 @@ class Trainer:
         Where memory runs out it only makes the micro-batches smaller.
         """
         started = time.monotonic()
-        micro_batches = self.cutting.step(step)
+        micro_batches = self.batches_of(step)
         waited = time.monotonic() - started
         self.seed(step)
         losses, full = self.forward_and_backward(micro_batches)
@@ -230,6 +230,26 @@ class Trainer:
                 else 0.0,
             )
         )
+
+    def batches_of(self, step: int) -> list[Batch]:
+        """The micro-batches of a step on this rank.
+
+        Each rank reads a stream by itself. One whose row is bad, in a file that is damaged only
+        where it runs perhaps, would leave the others waiting in the step: so they ask each other
+        first, host to host, while devices still update the weights.
+
+        Raises:
+            DataError: a row of a stream is bad; the same error on all ranks.
+        """
+        if (stream := self.stream) is None:
+            return self.cutting.step(step)
+
+        def read() -> list[Batch]:
+            batches = self.cutting.step(step)
+            stream.reach(step * self.order.batch)
+            return batches
+
+        return self.group.all_or_none(read, DataError)
 
     def forward_and_backward(self, micro_batches: list[Batch]) -> tuple[torch.Tensor, bool]:
         """Leave the gradient of the summed loss, averaged over the ranks.
@@ -366,14 +386,11 @@ class Trainer:
         self.notice_saved()
 
     def keep_what_was_reached(self) -> None:
-        """A row of a stream is bad: when it is corrected, go on from here.
-
-        Ranks come to it in different steps, and only together can they save: more than one keep
-        the newest checkpoint, the one in flight too.
-        """
-        if self.group.size > 1:
+        """A row of a stream is bad: when it is corrected, go on from here. All ranks together."""
+        if self.progress.step in (0, self.saved_step):
             self.checkpoints.settle()
-        elif self.progress.step not in (0, self.saved_step):
+            self.group.gather(None)  # a rank that leaves early ends those that still write
+        else:
             self.stopping = True
             self.save()
 

@@ -87,6 +87,16 @@ class Stream(Column):
                 start += len(piece)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
+    def reach(self, sequences: int) -> None:
+        """Read the window that has the last of so many sequences, if that was not done yet.
+
+        A rank whose share has none of it would not know where it ends, which a checkpoint tells.
+        """
+        number = (sequences - 1) // self.window
+        if number + 1 not in self._begins:
+            with self._lock:
+                self._window(number)
+
     def position(self, sequences: int) -> dict[str, Any]:
         """Where to begin again when so many sequences were used; for the checkpoint."""
         number, used = divmod(sequences, self.window)
@@ -169,7 +179,9 @@ class Stream(Column):
         self._held[number] = tokens
         for old in [held for held in self._held if not number - 1 <= held <= number]:
             del self._held[old]
-        for old in [begin for begin in self._begins if 0 < begin < number - 1]:
+        # Where another rank cannot make its part of a step, the one before it is saved, and this
+        # rank may have read for the one after it.
+        for old in [begin for begin in self._begins if 0 < begin < number - 2]:
             del self._begins[old]
         self._read(after.window)
 

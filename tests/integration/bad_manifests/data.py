@@ -42,6 +42,14 @@ MISTAKES = [
         "data.stride is read by QuestionAnswering only",
     ),
     Mistake(
+        "labels-of-another-task",
+        RANKING,
+        "data.labels",
+        ["low", "high"],
+        "spec.data.labels",
+        "data.labels is read by TextClassification, TokenClassification",
+    ),
+    Mistake(
         "packing-of-another-task",
         FTJ,
         "data.packing",

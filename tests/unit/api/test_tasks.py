@@ -74,6 +74,16 @@ def test_of_errors_the_lowest_is_the_best() -> None:
             {"data": {"labelSeparator": "|"}},
             "data.labelSeparator is read by TextClassification only",
         ),
+        (
+            "Regression",
+            {"data": {"labels": ["low", "high"]}},
+            "data.labels is read by TextClassification, TokenClassification",
+        ),
+        (
+            "TokenClassification",
+            {"data": {"labels": ["O", "B-PER", "I-PER", "B-PER"]}},
+            "data.labels has B-PER more than once",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_task_is_refused(

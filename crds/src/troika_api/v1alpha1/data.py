@@ -1,5 +1,6 @@
 """Data and tokenizers: what a run reads."""
 
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from .base import CamelModel, StorageURI, VolumeURI, cel, validations
 from .tasks import TASKS_OF_FIELD, Task
 
 Column = Annotated[str, Field(min_length=1, max_length=128)]
+ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 Language = Annotated[
     str, Field(min_length=2, max_length=32, pattern="^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$")
 ]
@@ -123,7 +125,8 @@ class Columns(CamelModel):
     tokens: Column = "tokens"
     """Words of a sentence: a list, or text split at blanks (TokenClassification)."""
     tags: Column = "tags"
-    """One BIO tag a word, such as O, B-person, I-person (TokenClassification)."""
+    """One BIO tag a word, such as O, B-person, I-person, or its number, which data.labels or the
+    file names (TokenClassification)."""
     question: Column = "question"
     """Question (QuestionAnswering)."""
     context: Column = "context"
@@ -208,6 +211,11 @@ class FinetuneData(CamelModel):
     label_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None
     """What separates the labels of a row that has many, such as | in a CSV file. Rows whose label
     is a list need none."""
+    labels: Annotated[list[ClassName], Field(min_length=2, max_length=4096)] | None = None
+    """Names of the classes (of the tags: TokenClassification), where rows have their numbers: the
+    first is that of 0, as in [O, B-PER, I-PER]. No row may have another one. Default: the names
+    that the datasets library writes into a Parquet file. Where there are none either, classes that
+    are numbers are called by them, and tags that are numbers are refused."""
     max_target_length: Annotated[int, Field(ge=8, le=131072)] | None = None
     """Longest target in tokens (Seq2Seq). Default: maxLength."""
     prefix: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
@@ -232,6 +240,9 @@ class FinetuneData(CamelModel):
         """
         if self.stride is not None and self.stride * 2 > self.max_length:
             raise ValueError(f"data.stride {self.stride} is more than half of data.maxLength")
+        twice = [name for name, count in Counter(self.labels or ()).items() if count > 1]
+        if twice:
+            raise ValueError(f"data.labels has {', '.join(twice[:20])} more than once")
         for field, readers in TASKS_OF_FIELD.items():
             if getattr(self, field) is not None and task not in readers:
                 raise ValueError(f"data.{to_camel(field)} is read by {', '.join(readers)} only")

@@ -167,6 +167,13 @@ TASKS: dict[Task, TaskFacts] = {
 TASKS_OF_FIELD: dict[str, tuple[Task, ...]] = {
     "stride": (Task.QUESTION_ANSWERING,),
     "label_separator": (Task.TEXT_CLASSIFICATION,),
+    "labels": (
+        Task.TEXT_CLASSIFICATION,
+        Task.TOKEN_CLASSIFICATION,
+        Task.IMAGE_CLASSIFICATION,
+        Task.OBJECT_DETECTION,
+        Task.AUDIO_CLASSIFICATION,
+    ),
     "max_target_length": (Task.SEQ2SEQ,),
     "prefix": (Task.SEQ2SEQ,),
     "source_language": (Task.SEQ2SEQ,),

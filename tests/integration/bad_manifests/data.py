@@ -50,6 +50,14 @@ MISTAKES = [
         "data.labels is read by TextClassification, TokenClassification",
     ),
     Mistake(
+        "template-of-another-task",
+        FTJ,
+        "data.chatTemplate",
+        "{{ messages }}",
+        "spec.data.chatTemplate",
+        "data.chatTemplate is read by Chat, Preference only",
+    ),
+    Mistake(
         "packing-of-another-task",
         FTJ,
         "data.packing",

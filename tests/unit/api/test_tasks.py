@@ -80,6 +80,11 @@ def test_of_errors_the_lowest_is_the_best() -> None:
             "data.labels is read by TextClassification, TokenClassification",
         ),
         (
+            "Seq2Seq",
+            {"data": {"chatTemplate": "{{ messages }}"}},
+            "data.chatTemplate is read by Chat, Preference only",
+        ),
+        (
             "TokenClassification",
             {"data": {"labels": ["O", "B-PER", "I-PER", "B-PER"]}},
             "data.labels has B-PER more than once",

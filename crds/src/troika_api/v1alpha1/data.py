@@ -208,6 +208,13 @@ class FinetuneData(CamelModel):
     is padding; none sees another, and the loss is the same (Chat). Pays where a step has few
     conversations of one length. Costs speed where rows are long, as attention needs a mask of all
     pairs of tokens. Default: no; conversations of similar length share a batch."""
+    chat_template: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
+    """Jinja template that writes a conversation as text, in place of the tokenizer's own; it is
+    exported with the model (Chat, Preference). It is given messages, add_generation_prompt and the
+    special tokens, as transformers does. An answer should end with a token at which the model
+    stops, such as {{ eos_token }}. Where the answers are is seen from the text, or marked by
+    {% generation %} and {% endgeneration %}. Default: the tokenizer's; where it has none, lines
+    such as <|user|> before each message, and eos_token after each answer."""
     label_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None
     """What separates the labels of a row that has many, such as | in a CSV file. Rows whose label
     is a list need none."""

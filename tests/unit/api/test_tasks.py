@@ -85,6 +85,11 @@ def test_of_errors_the_lowest_is_the_best() -> None:
             "data.chatTemplate is read by Chat, Preference only",
         ),
         (
+            "TextClassification",
+            {"evaluation": {"maxSequences": 64}},
+            "evaluation.maxSequences is read by Seq2Seq only",
+        ),
+        (
             "TokenClassification",
             {"data": {"labels": ["O", "B-PER", "I-PER", "B-PER"]}},
             "data.labels has B-PER more than once",

@@ -185,7 +185,7 @@ TASKS_OF_FIELD: dict[str, tuple[Task, ...]] = {
 """Optional fields of `data` that only some tasks read."""
 
 LOSS_FIELDS = ("labelSmoothing", "classWeighting", "classWeights", "beta")
-GENERATION_FIELDS = ("maxNewTokens", "beams")
+GENERATION_FIELDS = ("maxNewTokens", "beams", "maxSequences")
 """Fields of `evaluation` for tasks that write text when they are measured."""
 
 

@@ -50,6 +50,14 @@ MISTAKES = [
         "data.labels is read by TextClassification, TokenClassification",
     ),
     Mistake(
+        "augmentation-of-another-task",
+        SPEECH,
+        "data.augmentation",
+        "Flip",
+        "spec.data.augmentation",
+        "data.augmentation is read by ImageClassification only",
+    ),
+    Mistake(
         "template-of-another-task",
         FTJ,
         "data.chatTemplate",

@@ -85,6 +85,11 @@ def test_of_errors_the_lowest_is_the_best() -> None:
             "data.chatTemplate is read by Chat, Preference only",
         ),
         (
+            "ObjectDetection",
+            {"data": {"augmentation": "Flip"}},
+            "data.augmentation is read by ImageClassification only",
+        ),
+        (
             "TextClassification",
             {"evaluation": {"maxSequences": 64}},
             "evaluation.maxSequences is read by Seq2Seq only",

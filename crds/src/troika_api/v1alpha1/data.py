@@ -27,6 +27,18 @@ class FileFormat(StrEnum):
     TEXT = "Text"
 
 
+class Augmentation(StrEnum):
+    """How training images are varied, anew in every epoch.
+
+    None: not at all. Flip: half of them are mirrored left to right. CropAndFlip: besides, a random
+    part of each (8 to 100 % of its area, 3:4 to 4:3 wide) fills what the model sees.
+    """
+
+    NONE = "None"
+    FLIP = "Flip"
+    CROP_AND_FLIP = "CropAndFlip"
+
+
 class DataSource(CamelModel):
     """Files of one split."""
 
@@ -235,6 +247,12 @@ class FinetuneData(CamelModel):
     it says how BLEU splits words: Chinese, Japanese and others need it, and there an ISO code such
     as zh will do. Default: what the tokenizer says, which for most says nothing; a multilingual
     model must be told."""
+    augmentation: Augmentation | None = None
+    """How training images are varied, anew in every epoch (ImageClassification). Flip: half of them
+    are mirrored left to right; not for what then means something else, such as writing.
+    CropAndFlip: besides, a random part of each (8 to 100 % of its area, 3:4 to 4:3 wide) fills what
+    the model sees; the cache then also holds the images at up to twice the model's size. Validation
+    and test images stay as they are. Default: None."""
     max_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = None
     """Longest clip in seconds: AudioClassification cuts longer ones at the end, SpeechRecognition
     refuses them. Default: 30."""

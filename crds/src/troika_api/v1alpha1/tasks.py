@@ -179,6 +179,7 @@ TASKS_OF_FIELD: dict[str, tuple[Task, ...]] = {
     "source_language": (Task.SEQ2SEQ,),
     "target_language": (Task.SEQ2SEQ,),
     "packing": (Task.CHAT,),
+    "augmentation": (Task.IMAGE_CLASSIFICATION,),
     "chat_template": (Task.CHAT, Task.PREFERENCE),
     "max_seconds": (Task.AUDIO_CLASSIFICATION, Task.SPEECH_RECOGNITION),
 }

@@ -4,14 +4,17 @@ The models are tiny and untrained, so the bar is a trivial baseline, stated in e
 """
 
 import csv
+import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+from pyarrow import parquet
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 from support.real_data import real_data
 from support.tiny_tasks import (
@@ -84,6 +87,55 @@ def test_names_are_found_in_tweets(tmp_path: Path) -> None:
     }
     assert found
     assert all(tag[:2] in ("B-", "I-") for tag in found)
+
+
+def test_tags_that_are_numbers_train_as_their_names_do(tmp_path: Path) -> None:
+    """In Parquet, with names as the datasets library writes them beside the table."""
+    folder = real_data("ner") / "ner"
+    rows = {split: rows_of(folder / f"{split}.jsonl", 160) for split in SPLITS}
+    base = tiny_model(
+        tmp_path / "base",
+        (" ".join(row["tokens"]) for row in rows["train"]),
+        num_hidden_layers=1,
+    )
+    found = {tag for part in rows.values() for row in part for tag in row["tags"]}
+    names = [
+        "O",
+        *(f"{mark}-{kind}" for kind in sorted({tag[2:] for tag in found} - {""}) for mark in "BI"),
+    ]
+    runs: dict[str, dict[str, Any]] = {
+        "named": {"splits": written(tmp_path / "named", rows), "data": {"labels": names}},
+        "numbered": {"splits": numbered(tmp_path / "numbered", rows, names)},
+    }
+    outcomes = [
+        trained(
+            tmp_path / name,
+            finetune_run(
+                tmp_path / name,
+                task="TokenClassification",
+                model=base,
+                training=fast(epochs=1),
+                **changes,
+            ),
+        )
+        for name, changes in runs.items()
+    ]
+    assert outcomes[0].report["history"] == outcomes[1].report["history"]
+    config = AutoConfig.from_pretrained(outcomes[1].model)
+    assert config.id2label == dict(enumerate(names))
+
+
+def numbered(folder: Path, rows: Rows, names: list[str]) -> dict[str, Path]:
+    """The rows as tables whose tags are numbers, which the file names."""
+    feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "Sequence"}
+    said = {"huggingface": json.dumps({"info": {"features": {"tags": feature}}})}
+    folder.mkdir(parents=True)
+    for split, part in rows.items():
+        table = pa.Table.from_pylist(
+            [{**row, "tags": [names.index(tag) for tag in row["tags"]]} for row in part]
+        )
+        parquet.write_table(table.replace_schema_metadata(said), folder / f"{split}.parquet")
+    return {split: folder / f"{split}.parquet" for split in rows}
 
 
 def test_a_wrong_tag_ends_the_run_with_its_place(tmp_path: Path) -> None:

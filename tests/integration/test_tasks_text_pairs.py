@@ -179,6 +179,22 @@ def test_chat_learns_more_than_how_frequent_tokens_are(
     assert tokenizer.decode(written[0, prompt["input_ids"].shape[1] :]).strip()
 
 
+def test_the_chat_template_of_the_job_is_exported_with_the_model(
+    tmp_path: Path, talker: Path
+) -> None:
+    template = (
+        "{% for message in messages %}[{{ message.role }}] {{ message.content }}{{ eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    data = real_data("instructions") / "instructions" / "messages"
+    run = run_of(tmp_path, data, (64, 16), talker, task="Chat", training={"epochs": 1})
+    run["data"]["chatTemplate"] = template
+    train_here(run)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template == template
+    for entry in worst_of(tmp_path):
+        assert "[user]" in entry["text"], "the model saw what the template writes"
+
+
 # ---------------------------------------------------------------------------------- Preference
 
 

@@ -110,6 +110,14 @@ MISTAKES = [
         "TextClassification is chosen by one of f1",
     ),
     Mistake(
+        "sequences-of-classes",
+        FTJ,
+        "evaluation.maxSequences",
+        64,
+        "spec.evaluation.maxSequences",
+        "evaluation.maxSequences is read by Seq2Seq only",
+    ),
+    Mistake(
         "beams-of-classes",
         FTJ,
         "evaluation.beams",

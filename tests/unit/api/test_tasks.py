@@ -74,6 +74,31 @@ def test_of_errors_the_lowest_is_the_best() -> None:
             {"data": {"labelSeparator": "|"}},
             "data.labelSeparator is read by TextClassification only",
         ),
+        (
+            "Regression",
+            {"data": {"labels": ["low", "high"]}},
+            "data.labels is read by TextClassification, TokenClassification",
+        ),
+        (
+            "Seq2Seq",
+            {"data": {"chatTemplate": "{{ messages }}"}},
+            "data.chatTemplate is read by Chat, Preference only",
+        ),
+        (
+            "ObjectDetection",
+            {"data": {"augmentation": "Flip"}},
+            "data.augmentation is read by ImageClassification only",
+        ),
+        (
+            "TextClassification",
+            {"evaluation": {"maxSequences": 64}},
+            "evaluation.maxSequences is read by Seq2Seq only",
+        ),
+        (
+            "TokenClassification",
+            {"data": {"labels": ["O", "B-PER", "I-PER", "B-PER"]}},
+            "data.labels has B-PER more than once",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_task_is_refused(

@@ -30,7 +30,7 @@ from .tasks import Task
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Part of every fingerprint: raise it when the same input is to give other examples,
 or other facts about them."""
 

@@ -189,14 +189,20 @@ def stored(pixels: Pixels) -> Example:
 class ImageStore:
     """The images of a split."""
 
-    def __init__(self, store: Store) -> None:
-        self._pixels = store["pixels"]
-        sizes = store["size"]
+    def __init__(self, store: Store, *, pixels: str = "pixels", size: str = "size") -> None:
+        self._pixels = store[pixels]
+        sizes = store[size]
         self.sizes: Integers = np.asarray(sizes.slice(0, sizes.items), np.int64).reshape(-1, 2)
         """Height and width, shape [examples, 2]."""
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def image(self, index: int) -> Pixels:
+        """One image. Shape [channels, height, width]."""
+        rows, columns = self.sizes[index]
+        found: Pixels = self._pixels[index].reshape(CHANNELS, rows, columns)
+        return found
 
     def thumbnail(self, index: int) -> str:
         """One image, small, as a data URI."""
@@ -214,8 +220,7 @@ class ImageStore:
         height, width = sizes.max(axis=0)
         pixels = np.zeros((len(indices), CHANNELS, height, width), dtype=np.uint8)
         for place, (index, (rows, columns)) in enumerate(zip(indices, sizes, strict=True)):
-            image = self._pixels[int(index)].reshape(CHANNELS, rows, columns)
-            pixels[place, :, :rows, :columns] = image
+            pixels[place, :, :rows, :columns] = self.image(int(index))
         if (sizes == sizes[0]).all():
             return torch.from_numpy(pixels), None
         inside = (np.arange(height)[None, :, None] < sizes[:, 0, None, None]) & (

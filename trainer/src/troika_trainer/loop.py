@@ -20,7 +20,6 @@ from troika_api.v1alpha1.training import (
     Compile,
     FinetuneEvaluation,
     Precision,
-    PretrainEvaluation,
 )
 
 from . import nonfinite, optim
@@ -338,8 +337,7 @@ class Trainer:
             NonFiniteError: the loss is no number: no score of such weights means anything.
         """
         self.telemetry.stage(Stage.EVALUATING)
-        spec = self.run.evaluation
-        limit = spec.max_sequences if isinstance(spec, PretrainEvaluation) else None
+        limit = self.run.evaluation.max_sequences
         best_by = self.run.best_by if isinstance(self.run, FinetuneRun) else None
         self.strategy.averages.share(self.group)
         measured = self.evaluator.measure(self.validation, limit=limit)

@@ -3,13 +3,19 @@
 import math
 from typing import Any
 
+from .classnames import Names
 from .rows import Row
 
 Box = list[float]
 
 
-def objects_of(row: Row, column: str) -> list[tuple[str, Box]]:
+def objects_of(row: Row, column: str, told: Names | None = None) -> list[tuple[str, Box]]:
     """Category and box (x, y, width, height in pixels) of every object in the row's image.
+
+    Args:
+        row: Where they stand.
+        column: In which column.
+        told: Names of all categories; their numbers may stand there, too.
 
     Raises:
         DataError: the column is not {bbox: [[x, y, width, height], ...], category: [...]}.
@@ -23,7 +29,7 @@ def objects_of(row: Row, column: str) -> list[tuple[str, Box]]:
     if len(boxes) != len(categories):
         raise _error(row, column, f"got {len(boxes)} boxes and {len(categories)} categories")
     return [
-        (str(category), _box(row, column, box))
+        (row.class_of(category, column, told), _box(row, column, box))
         for category, box in zip(categories, boxes, strict=True)
     ]
 

@@ -13,8 +13,8 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from pyarrow import parquet
 
 from troika_api.v1alpha1.data import FileFormat
 
+from .classnames import Names, named, names_in
 from .errors import DataError, StorageError
 
 TEXT_COLUMN = "text"
@@ -82,6 +83,8 @@ class Row:
     """Where `path` is; the local disk where it is not said."""
     place: int = 0
     """Its place among the rows of its split, from 1; 0 where nobody has counted."""
+    classes: Mapping[str, Names] = field(default_factory=dict)
+    """Names of classes that are numbers here, by column, where the file itself has them."""
 
     def text(self, column: str) -> str:
         """The text in a column.
@@ -94,18 +97,23 @@ class Row:
             raise self.error(f"column {column!r}: expected text, got {_describe(value)}")
         return value
 
-    def label(self, column: str) -> str:
-        """A class name: text, whole numbers and booleans are names, nothing else is."""
-        value = self.value(column)
-        if isinstance(value, str) and value.strip():
-            return value
-        if isinstance(value, int):
-            return str(value)
-        raise self.error(
-            f"column {column!r}: expected a label (text or a whole number), got {_describe(value)}"
-        )
+    def names(self, column: str, told: Names | None = None) -> Names:
+        """Names of the classes in a column: what the run tells, else what the file says of them."""
+        return told or self.classes.get(column, ())
 
-    def labels(self, column: str, separator: str | None) -> list[str]:
+    def label(self, column: str, told: Names | None = None) -> str:
+        """A class name: text, whole numbers and booleans are names, nothing else is.
+
+        Args:
+            column: Where it stands.
+            told: Names of all classes; their numbers may stand there, too.
+
+        Raises:
+            DataError: it is no name, or not one of those that there are.
+        """
+        return self.class_of(self.value(column), column, told)
+
+    def labels(self, column: str, separator: str | None, told: Names | None = None) -> list[str]:
         """Several class names: a list, or text with a separator. None at all is fine.
 
         Raises:
@@ -113,16 +121,29 @@ class Row:
         """
         value = self.value(column)
         if isinstance(value, str) and separator is not None:
-            return [name.strip() for name in value.split(separator) if name.strip()]
+            value = [name.strip() for name in value.split(separator) if name.strip()]
         if not isinstance(value, list):
             raise self.error(
                 f"column {column!r}: expected a list of labels as in other rows, "
                 f"got {_describe(value)}"
             )
-        names = [str(item) for item in value if isinstance(item, str | int) and str(item).strip()]
-        if len(names) != len(value):
-            raise self.error(f"column {column!r}: expected labels only, got {_describe(value)}")
-        return names
+        return [self.class_of(item, column, told) for item in value]
+
+    def class_of(self, value: object, column: str, told: Names | None) -> str:
+        """The class that a value means, which stands in a column or in a list there."""
+        names = self.names(column, told)
+        if (name := named(value, names)) is not None:
+            return name
+        if not names:
+            raise self.error(
+                f"column {column!r}: expected a label (text or a whole number), "
+                f"got {_describe(value)}"
+            )
+        raise self.error(
+            f"column {column!r}: expected a number from 0 to {len(names) - 1}, or its name "
+            f"({', '.join(names[:20])}), got {_describe(value)}",
+            "correct or drop the row, or name all classes in data.labels",
+        )
 
     def number(self, column: str) -> float:
         """A finite number, also one written as text.
@@ -183,9 +204,9 @@ class Row:
             raise StorageError(f"cannot read {path}: {error}") from error
         return found
 
-    def error(self, problem: str) -> DataError:
+    def error(self, problem: str, remedy: str = "correct or drop the row") -> DataError:
         """A failure that points at this row."""
-        return DataError(f"{self.path}, line {self.line}, {problem}", "correct or drop the row")
+        return DataError(f"{self.path}, line {self.line}, {problem}", remedy)
 
     def value(self, column: str) -> Any:
         """What stands in a column.
@@ -384,6 +405,7 @@ def _parquet(file: DataFile, after: int) -> Iterator[Row]:
     number = 0
     with file.filesystem.open(file.path, "rb") as raw:
         opened = parquet.ParquetFile(raw)
+        classes = names_in(opened.schema_arrow)
         groups = list(range(opened.num_row_groups))
         while groups and number + (size := opened.metadata.row_group(groups[0]).num_rows) <= after:
             number += size
@@ -395,7 +417,7 @@ def _parquet(file: DataFile, after: int) -> Iterator[Row]:
             except UnicodeDecodeError as error:
                 raise _bad_cell(file, batch, number) from error
             for line, values in enumerate(rows, start=number + known + 1):
-                yield Row(values, file.path, line, file.filesystem)
+                yield Row(values, file.path, line, file.filesystem, classes=classes)
             number += batch.num_rows
 
 

@@ -1,5 +1,6 @@
 """Data and tokenizers: what a run reads."""
 
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from .base import CamelModel, StorageURI, VolumeURI, cel, validations
 from .tasks import TASKS_OF_FIELD, Task
 
 Column = Annotated[str, Field(min_length=1, max_length=128)]
+ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 Language = Annotated[
     str, Field(min_length=2, max_length=32, pattern="^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$")
 ]
@@ -23,6 +25,18 @@ class FileFormat(StrEnum):
     CSV = "CSV"
     PARQUET = "Parquet"
     TEXT = "Text"
+
+
+class Augmentation(StrEnum):
+    """How training images are varied, anew in every epoch.
+
+    None: not at all. Flip: half of them are mirrored left to right. CropAndFlip: besides, a random
+    part of each (8 to 100 % of its area, 3:4 to 4:3 wide) fills what the model sees.
+    """
+
+    NONE = "None"
+    FLIP = "Flip"
+    CROP_AND_FLIP = "CropAndFlip"
 
 
 class DataSource(CamelModel):
@@ -125,7 +139,8 @@ class Columns(CamelModel):
     tokens: Column = "tokens"
     """Words of a sentence: a list, or text split at blanks (TokenClassification)."""
     tags: Column = "tags"
-    """One BIO tag a word, such as O, B-person, I-person (TokenClassification)."""
+    """One BIO tag a word, such as O, B-person, I-person, or its number, which data.labels or the
+    file names (TokenClassification)."""
     question: Column = "question"
     """Question (QuestionAnswering)."""
     context: Column = "context"
@@ -207,9 +222,21 @@ class FinetuneData(CamelModel):
     is padding; none sees another, and the loss is the same (Chat). Pays where a step has few
     conversations of one length. Costs speed where rows are long, as attention needs a mask of all
     pairs of tokens. Default: no; conversations of similar length share a batch."""
+    chat_template: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
+    """Jinja template that writes a conversation as text, in place of the tokenizer's own; it is
+    exported with the model (Chat, Preference). It is given messages, add_generation_prompt and the
+    special tokens, as transformers does. An answer should end with a token at which the model
+    stops, such as {{ eos_token }}. Where the answers are is seen from the text, or marked by
+    {% generation %} and {% endgeneration %}. Default: the tokenizer's; where it has none, lines
+    such as <|user|> before each message, and eos_token after each answer."""
     label_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None
     """What separates the labels of a row that has many, such as | in a CSV file. Rows whose label
     is a list need none."""
+    labels: Annotated[list[ClassName], Field(min_length=2, max_length=4096)] | None = None
+    """Names of the classes (of the tags: TokenClassification), where rows have their numbers: the
+    first is that of 0, as in [O, B-PER, I-PER]. No row may have another one. Default: the names
+    that the datasets library writes into a Parquet file. Where there are none either, classes that
+    are numbers are called by them, and tags that are numbers are refused."""
     max_target_length: Annotated[int, Field(ge=8, le=131072)] | None = None
     """Longest target in tokens (Seq2Seq). Default: maxLength."""
     prefix: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
@@ -222,6 +249,12 @@ class FinetuneData(CamelModel):
     it says how BLEU splits words: Chinese, Japanese and others need it, and there an ISO code such
     as zh will do. Default: what the tokenizer says, which for most says nothing; a multilingual
     model must be told."""
+    augmentation: Augmentation | None = None
+    """How training images are varied, anew in every epoch (ImageClassification). Flip: half of them
+    are mirrored left to right; not for what then means something else, such as writing.
+    CropAndFlip: besides, a random part of each (8 to 100 % of its area, 3:4 to 4:3 wide) fills what
+    the model sees; the cache then also holds the images at up to twice the model's size. Validation
+    and test images stay as they are. Default: None."""
     max_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = None
     """Longest clip in seconds: AudioClassification cuts longer ones at the end, SpeechRecognition
     refuses them. Default: 30."""
@@ -234,6 +267,9 @@ class FinetuneData(CamelModel):
         """
         if self.stride is not None and self.stride * 2 > self.max_length:
             raise ValueError(f"data.stride {self.stride} is more than half of data.maxLength")
+        twice = [name for name, count in Counter(self.labels or ()).items() if count > 1]
+        if twice:
+            raise ValueError(f"data.labels has {', '.join(twice[:20])} more than once")
         for field, readers in TASKS_OF_FIELD.items():
             if getattr(self, field) is not None and task not in readers:
                 raise ValueError(f"data.{to_camel(field)} is read by {', '.join(readers)} only")

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from .base import CamelModel
 from .data import DEFAULT_COLUMNS, FinetuneData, PretrainData, TokenizerTraining
 from .method import Loss, Method
-from .tasks import TASKS, Criterion, Task, readers_of
+from .tasks import GENERATION_FIELDS, TASKS, Criterion, Task, readers_of
 from .tracking import Tracking
 from .training import (
     Checkpoint,
@@ -148,6 +148,9 @@ class FinetuneRun(RunBase):
         for field in self.loss.wire():
             if field not in facts.loss:
                 raise ValueError(f"loss.{field} is read by {', '.join(readers_of(field))} only")
+        for field in self.evaluation.wire():
+            if field in GENERATION_FIELDS and self.task is not Task.SEQ2SEQ:
+                raise ValueError(f"evaluation.{field} is read by {Task.SEQ2SEQ} only")
         self.data.check(self.task)
         self.method.check()
         return self

@@ -167,17 +167,26 @@ TASKS: dict[Task, TaskFacts] = {
 TASKS_OF_FIELD: dict[str, tuple[Task, ...]] = {
     "stride": (Task.QUESTION_ANSWERING,),
     "label_separator": (Task.TEXT_CLASSIFICATION,),
+    "labels": (
+        Task.TEXT_CLASSIFICATION,
+        Task.TOKEN_CLASSIFICATION,
+        Task.IMAGE_CLASSIFICATION,
+        Task.OBJECT_DETECTION,
+        Task.AUDIO_CLASSIFICATION,
+    ),
     "max_target_length": (Task.SEQ2SEQ,),
     "prefix": (Task.SEQ2SEQ,),
     "source_language": (Task.SEQ2SEQ,),
     "target_language": (Task.SEQ2SEQ,),
     "packing": (Task.CHAT,),
+    "augmentation": (Task.IMAGE_CLASSIFICATION,),
+    "chat_template": (Task.CHAT, Task.PREFERENCE),
     "max_seconds": (Task.AUDIO_CLASSIFICATION, Task.SPEECH_RECOGNITION),
 }
 """Optional fields of `data` that only some tasks read."""
 
 LOSS_FIELDS = ("labelSmoothing", "classWeighting", "classWeights", "beta")
-GENERATION_FIELDS = ("maxNewTokens", "beams")
+GENERATION_FIELDS = ("maxNewTokens", "beams", "maxSequences")
 """Fields of `evaluation` for tasks that write text when they are measured."""
 
 

@@ -190,8 +190,13 @@ class FinetuneEvaluation(CamelModel):
     patience: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Stop early after this many evaluations in a row that brought no better score; without
     everySteps these are epochs. Default: train to the end."""
+    max_sequences: Annotated[int, Field(ge=1)] | None = None
+    """At most this many validation rows a time: the first, the same each time (Seq2Seq, which
+    writes a text for every row that is measured: time grows with their number, maxNewTokens and
+    beams). The final report is on all rows of its split. Default: the whole split."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    """Longest text written for a source in evaluation (Seq2Seq). Default: 128."""
+    """Longest text written for a source in evaluation, in tokens; no longer than the model's
+    positions (Seq2Seq). Default: 128, or all positions where there are fewer."""
     beams: Annotated[int, Field(ge=1, le=64)] | None = None
     """Beams of the search for that text (Seq2Seq). Default: 1, the likeliest token each time."""
 

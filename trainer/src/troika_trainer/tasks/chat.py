@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from math import exp
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from troika_trainer.heads import Head
 from troika_trainer.packing import check_model, joined, positions
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
+from troika_trainer.runfile import Run
 from troika_trainer.shards import NUMBERED, ROW, ColumnType, Example, Store
 
 from .base import Measured, no_predictions, smallest_dtype
-from .conversation import Tokens, check_read, ensure_template, messages_in, tokenize
+from .conversation import Tokens, check_read, ensure_template, messages_in, tokenize, use_template
 from .texts import TextTask, mask_of, padded
 from .turns import ASSISTANT, Message
 
@@ -93,6 +95,11 @@ class ConversationTask(TextTask):
 
     auto_model = AutoModelForCausalLM
     pipeline_tag = "text-generation"
+
+    def __init__(self, run: Run, preprocessor: Any) -> None:
+        super().__init__(run, preprocessor)
+        if self.spec.data.chat_template is not None:
+            use_template(self.tokenizer, self.spec.data.chat_template)
 
     def conversation_tokens(
         self, conversations: Sequence[list[Message]], rows: Sequence[Row]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from troika_trainer.batch import Batch, Examples, Integers
+from troika_trainer.classnames import Names
 from troika_trainer.errors import DataError
 from troika_trainer.report import (
     ClassificationReport,
@@ -43,13 +44,18 @@ class ClassTask(FinetuneTask):
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
-        column = self.spec.data.columns.label
-        return class_facts(Counter(row.label(column) for row in rows), column)
+        column, told = self.spec.data.columns.label, self.spec.data.labels
+        found: Counter[str] = Counter()
+        names: Names = ()
+        for row in rows:
+            names = names or row.names(column, told)
+            found[row.label(column, told)] += 1
+        return class_facts(found, column, names)
 
     @override
     def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
-        column = self.spec.data.columns.label
-        return with_more_classes(facts, (row.label(column) for row in held_out))
+        column, told = self.spec.data.columns.label, self.spec.data.labels
+        return with_more_classes(facts, (row.label(column, told) for row in held_out))
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
@@ -64,7 +70,7 @@ class ClassTask(FinetuneTask):
             DataError: the training split does not have it.
         """
         column = self.spec.data.columns.label
-        name = row.label(column)
+        name = row.label(column, self.spec.data.labels)
         if name not in self._numbers:
             raise row.error(
                 f"column {column!r}: label {name!r} is not among those of the training split: "
@@ -149,8 +155,13 @@ def numbered_labels(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def class_facts(counts: Mapping[str, int], column: str) -> dict[str, Any]:
+def class_facts(counts: Mapping[str, int], column: str, names: Names = ()) -> dict[str, Any]:
     """The classes of the training rows in their order, and how many rows each has.
+
+    Args:
+        counts: Training rows by class.
+        column: Where the classes stand.
+        names: Those that have numbers in the data; here they have the same, rows or not.
 
     Raises:
         DataError: there is nothing to tell apart.
@@ -161,15 +172,21 @@ def class_facts(counts: Mapping[str, int], column: str) -> dict[str, Any]:
             f"{', '.join(sorted(counts)) or 'none'}",
             "a classifier needs at least two; check data.columns.label",
         )
-    labels = sorted(counts, key=natural)
-    return {"labels": labels, "counts": [counts[name] for name in labels]}
+    labels = ordered(counts, names)
+    facts = {"labels": labels, "counts": [counts.get(name, 0) for name in labels]}
+    return {**facts, "names": list(names)}
 
 
 def with_more_classes(facts: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """`class_facts` with these classes too, which no training row is of where they are new."""
     counts = class_counts(facts)
-    labels = sorted({*counts, *names}, key=natural)
+    labels = ordered({*counts, *names}, facts["names"])
     return {**facts, "labels": labels, "counts": [counts.get(name, 0) for name in labels]}
+
+
+def ordered(classes: Iterable[str], names: Names) -> list[str]:
+    """All classes: those with a number in the data by that, all others after them."""
+    return [*names, *sorted({*classes} - {*names}, key=natural)]
 
 
 def class_counts(facts: dict[str, Any]) -> dict[str, int]:

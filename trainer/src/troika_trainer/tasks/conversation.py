@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
 from troika_api.v1alpha1.data import Columns
@@ -65,9 +66,35 @@ def ensure_template(tokenizer: PreTrainedTokenizerFast) -> None:
     if not tokenizer.eos_token:
         raise ConfigError(
             "the tokenizer has neither a chat template nor an end-of-sequence token",
-            "set eos_token, or chat_template, in the tokenizer_config.json of the model",
+            "set data.chatTemplate, or eos_token in the tokenizer_config.json of the model",
         )
     tokenizer.chat_template = DEFAULT_TEMPLATE
+
+
+def use_template(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    """Give a tokenizer the template of the run in place of its own; it is exported with it.
+
+    Raises:
+        ConfigError: it is no template, or one that leaves out what is said.
+    """
+    tokenizer.chat_template = template
+    probe = [{"role": role, "content": f"What the {role} says"} for role in ("user", ASSISTANT)]
+    try:
+        text = str(tokenizer.apply_chat_template(probe, tokenize=False))
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"data.chatTemplate, line {error.lineno}: {error.message}",
+            "write a Jinja template, such as the chat_template of a model of the same kind",
+        ) from error
+    except Exception:  # noqa: BLE001 - a template may refuse what is not of the form of its rows
+        return
+    for message in probe:
+        if message["content"] not in text:
+            raise ConfigError(
+                f"data.chatTemplate writes nothing of what the {message['role']} says: expected "
+                f"{message['content']!r} in {text!r}",
+                "write message['role'] and message['content'] for each message of messages",
+            )
 
 
 def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
@@ -226,5 +253,5 @@ def _rendered(tokenizer: PreTrainedTokenizerFast, messages: list[Message], **opt
         roles = ", ".join(message["role"] for message in messages)
         raise ConfigError(
             f"the chat template does not render a conversation of {roles}: {error}",
-            "bring the rows into the form that the template expects, or change the template",
+            "bring the rows into the form that the template expects, or set data.chatTemplate",
         ) from error

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
     PretrainedConfig,
@@ -13,13 +14,14 @@ from transformers import (
 )
 from typing_extensions import override
 
+from troika_api.v1alpha1.data import Augmentation
+from troika_trainer.augmentation import WHOLE_COLUMNS, Crops, Views, whole
 from troika_trainer.batch import Batch, Examples, Integers
 from troika_trainer.flops import FlopCounter
 from troika_trainer.images import (
     IMAGE_COLUMNS,
     Images,
     ImageStore,
-    Pixels,
     Size,
     check_size,
     normalised,
@@ -44,6 +46,7 @@ class LabelledImages:
     def __init__(self, store: Store, task: "ImageClassification") -> None:
         self.images = ImageStore(store)
         self._task = task
+        self._views = task.views(store)
         self.labels = labels_of(store)
         """Class of every image, shape [examples]."""
 
@@ -54,10 +57,13 @@ class LabelledImages:
         """Patches of each image. Shape [samples]."""
         return patches(self._task.config, self.images.sizes[indices])
 
-    def batch(self, indices: Integers, epochs: Integers) -> Batch:  # noqa: ARG002 - the same in each
-        """These images, as bytes."""
+    def batch(self, indices: Integers, epochs: Integers) -> Batch:
+        """These images, as bytes; in training as other views of them in each epoch."""
         lengths = self.lengths(indices)
-        pixels, _ = self.images.batch(indices)
+        if self._views is None:
+            pixels, _ = self.images.batch(indices)
+        else:
+            pixels = self._views.batch(indices, epochs)
         return Batch(
             inputs={"pixels": pixels},
             labels=torch.from_numpy(self.labels[indices]),
@@ -100,13 +106,17 @@ class ImageClassification(ClassTask):
     @property
     @override
     def columns(self) -> dict[str, ColumnType]:
-        return {**IMAGE_COLUMNS, **LABEL_COLUMN}
+        return {**IMAGE_COLUMNS, **LABEL_COLUMN, **(WHOLE_COLUMNS if self._crops else {})}
+
+    @property
+    def _crops(self) -> bool:
+        return self.spec.data.augmentation is Augmentation.CROP_AND_FLIP
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
         first = list(itertools.islice(rows, 1))
         facts = super().survey(itertools.chain(first, rows))
-        return {**facts, "size": self._pixels(first[0]).shape[1:]}
+        return {**facts, "size": sized(self.preprocessor, self._image(first[0])).shape[1:]}
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
@@ -117,12 +127,30 @@ class ImageClassification(ClassTask):
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         for row in rows:
-            pixels = self._pixels(row)
+            image = self._image(row)
+            pixels = sized(self.preprocessor, image)
             require_one_size(pixels, self.size, row)
-            yield {**stored(pixels), "label": self.class_of(row)}
+            more = whole(image, self.size) if self._crops else {}
+            yield {**stored(pixels), **more, "label": self.class_of(row)}
 
-    def _pixels(self, row: Row) -> Pixels:
-        return sized(self.preprocessor, read_image(row, self.spec.data.columns.image))
+    def _image(self, row: Row) -> Image.Image:
+        return read_image(row, self.spec.data.columns.image)
+
+    def views(self, store: Store) -> Views | None:
+        """How the images of a split are varied; None where they are not, as where they measure."""
+        seed, kind = self.spec.training.seed, self.spec.data.augmentation
+        if kind in (None, Augmentation.NONE) or store.facts["split"] != "train":
+            return None
+        if not self._crops:
+            return Views(ImageStore(store), seed)
+        images = ImageStore(store, pixels="whole", size="whole_size")
+        resample = getattr(self.preprocessor, "resample", None)
+        return Crops(
+            images,
+            seed,
+            size=self.size,
+            resample=Image.Resampling.BILINEAR if resample is None else int(resample),
+        )
 
     @override
     def attach(self, model: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@ from transformers import AutoModelForObjectDetection, PreTrainedModel
 from typing_extensions import override
 
 from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.classnames import Names
 from troika_trainer.detection import DetectionReport, Numbers, detection_report, worst_scenes
 from troika_trainer.errors import DataError
 from troika_trainer.flops import FlopCounter
@@ -22,13 +23,13 @@ from troika_trainer.images import (
     sized,
     stored,
 )
-from troika_trainer.objects import objects_of
+from troika_trainer.objects import Box, objects_of
 from troika_trainer.report import Mistake
 from troika_trainer.rows import Row
 from troika_trainer.shards import ColumnType, Example, Store
 
 from .base import FinetuneTask, Measured, no_predictions
-from .classes import natural, numbered_labels
+from .classes import numbered_labels, ordered
 
 MAX_DETECTIONS = 100
 """In one image, as COCO counts."""
@@ -111,20 +112,25 @@ class ObjectDetection(FinetuneTask):
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
-        found = self._classes(rows)
+        found: set[str] = set()
+        names: Names = ()
+        for row in rows:
+            names = names or row.names(self._column, self.spec.data.labels)
+            found.update(name for name, _ in self._objects(row))
         if not found:
             raise DataError(
                 f"the training split has no object in column {self._column!r}",
                 "check data.columns.objects",
             )
-        return {"labels": sorted(found, key=natural)}
+        return {"labels": ordered(found, names), "names": list(names)}
 
     @override
     def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
-        return {"labels": sorted({*facts["labels"], *self._classes(held_out)}, key=natural)}
+        more = {name for row in held_out for name, _ in self._objects(row)}
+        return {**facts, "labels": ordered({*facts["labels"], *more}, facts["names"])}
 
-    def _classes(self, rows: Iterator[Row]) -> set[str]:
-        return {name for row in rows for name, _ in objects_of(row, self._column)}
+    def _objects(self, row: Row) -> list[tuple[str, Box]]:
+        return objects_of(row, self._column, self.spec.data.labels)
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
@@ -135,9 +141,7 @@ class ObjectDetection(FinetuneTask):
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
         for row in rows:
             image = read_image(row, self.spec.data.columns.image)
-            objects = [
-                [self._number(row, name), *box] for name, box in objects_of(row, self._column)
-            ]
+            objects = [[self._number(row, name), *box] for name, box in self._objects(row)]
             yield {
                 **stored(sized(self.preprocessor, image)),
                 "objects": np.asarray(objects, dtype=np.float32).ravel(),

@@ -24,6 +24,7 @@ from troika_trainer.batch import (
 from troika_trainer.errors import ConfigError
 from troika_trainer.flops import FlopCounter, two_sided_counter
 from troika_trainer.heads import Head
+from troika_trainer.model import longest_input
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
 from troika_trainer.runfile import Run
@@ -167,6 +168,29 @@ class Seq2Seq(TextTask):
                 "start from a model such as T5, BART, mBART or NLLB",
             )
         self._head = Head(model)
+        self._new_tokens = self._most_new_tokens(longest_input(model))
+
+    def _most_new_tokens(self, positions: int | None) -> int:
+        """Tokens that are written for a source.
+
+        Args:
+            positions: That the decoder can tell apart; None where there is no limit.
+
+        Raises:
+            ConfigError: the run asks for targets, or for texts, that are longer.
+        """
+        data, told = self.spec.data, self.spec.evaluation.max_new_tokens
+        asked = {
+            "data.maxTargetLength": data.max_target_length,
+            "evaluation.maxNewTokens": told,
+        }
+        for field, length in asked.items():
+            if positions is not None and length is not None and length > positions:
+                raise ConfigError(
+                    f"{field} {length} is longer than the {positions} positions of the model",
+                    f"set it to {positions} or less",
+                )
+        return told or min(DEFAULT_NEW_TOKENS, positions or DEFAULT_NEW_TOKENS)
 
     @override
     def forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,12 +206,11 @@ class Seq2Seq(TextTask):
 
     def _written(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """What the model writes. Shape [samples, 1 + most new tokens]."""
-        spec = self.spec.evaluation
-        limit = spec.max_new_tokens or DEFAULT_NEW_TOKENS
+        limit, beams = self._new_tokens, self.spec.evaluation.beams or 1
         # Where it is given no mask it takes what looks like padding for padding.
         inputs = {"attention_mask": torch.ones_like(batch.inputs["input_ids"]), **batch.inputs}
         written: torch.Tensor = model.generate(  # type: ignore[operator]
-            **inputs, max_new_tokens=limit, num_beams=spec.beams or 1, do_sample=False
+            **inputs, max_new_tokens=limit, num_beams=beams, do_sample=False
         )
         return pad(written, (0, 1 + limit - written.shape[1]), value=self.pad_id)
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from typing_extensions import override
 
 from troika_trainer.batch import Batch, Examples, Integers
+from troika_trainer.classnames import Names
 from troika_trainer.report import (
     ClassificationReport,
     Counts,
@@ -79,12 +80,14 @@ class TextClassification(TextTask):
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
         many = self.spec.data.label_separator is not None
         found: Counter[str] = Counter()
+        names: Names = ()
         number = 0
         for number, row in enumerate(rows, 1):
             if number == 1:
                 many = many or isinstance(row.value(self._column), list)
+            names = names or row.names(self._column, self.spec.data.labels)
             found.update(set(self._labels(row, many=many)))
-        return {**class_facts(found, self._column), "many": many, "rows": number}
+        return {**class_facts(found, self._column, names), "many": many, "rows": number}
 
     @override
     def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
@@ -117,9 +120,10 @@ class TextClassification(TextTask):
         return self.spec.data.columns.label
 
     def _labels(self, row: Row, *, many: bool) -> list[str]:
+        data = self.spec.data
         if many:
-            return row.labels(self._column, self.spec.data.label_separator)
-        return [row.label(self._column)]
+            return row.labels(self._column, data.label_separator, data.labels)
+        return [row.label(self._column, data.labels)]
 
     def _classes(self, row: Row, classes: dict[str, int]) -> Array:
         names = self._labels(row, many=self.many)

@@ -10,6 +10,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 from typing_extensions import override
 
 from troika_trainer.batch import IGNORED, Batch, Examples, Integers
+from troika_trainer.classnames import Names, number_in
 from troika_trainer.errors import DataError
 from troika_trainer.report import (
     ClassificationReport,
@@ -23,7 +24,7 @@ from troika_trainer.rows import Row
 from troika_trainer.shards import NUMBERED, ROW, Array, ColumnType, Example, Store
 
 from .base import Measured, while_measuring
-from .classes import numbered_labels
+from .classes import numbered_labels, ordered
 from .texts import Texts, TextTask
 from .weighing import Weighing
 
@@ -82,22 +83,27 @@ class TokenClassification(TextTask):
 
     @override
     def survey(self, rows: Iterator[Row]) -> dict[str, Any]:
-        words = Counter(tag for row in rows for tag in self._sentence(row)[1])
-        types = sorted({tag[2:] for tag in words if tag != OUTSIDE})
-        if not types:
+        words: Counter[str] = Counter()
+        names: Names = ()
+        for row in rows:
+            names = names or row.names(self._tags, self.spec.data.labels)
+            words.update(self._sentence(row)[1])
+        types = ordered(types_of(words), types_of(names))
+        if not types_of(words):
             raise DataError(
                 f"no row of the training split has an entity in column {self._tags!r}: "
                 f"every tag is {OUTSIDE}",
                 "check data.columns.tags",
             )
-        return {"types": types, "words": [words[tag] for tag in tags_of(types)]}
+        counts = [words[tag] for tag in tags_of(types)]
+        return {"types": types, "words": counts, "names": list(names)}
 
     @override
     def widen(self, facts: dict[str, Any], held_out: Iterator[Row]) -> dict[str, Any]:
         tags = (tag for row in held_out for tag in self._sentence(row)[1])
-        types = sorted({*facts["types"], *(tag[2:] for tag in tags if tag != OUTSIDE)})
+        types = ordered([*facts["types"], *types_of(tags)], types_of(facts["names"]))
         words = dict(zip(tags_of(facts["types"]), facts["words"], strict=True))
-        return {"types": types, "words": [words.get(tag, 0) for tag in tags_of(types)]}
+        return {**facts, "types": types, "words": [words.get(tag, 0) for tag in tags_of(types)]}
 
     @override
     def adopt(self, facts: dict[str, Any]) -> None:
@@ -112,7 +118,7 @@ class TokenClassification(TextTask):
         return self.spec.data.columns.tags
 
     def _sentence(self, row: Row) -> tuple[list[str], list[str]]:
-        words, tags = row.words(self.spec.data.columns.tokens), row.words(self._tags)
+        words, tags = row.words(self.spec.data.columns.tokens), self._named(row)
         if len(words) != len(tags):
             raise row.error(f"{len(words)} words but {len(tags)} tags: expected one tag a word")
         before = OUTSIDE
@@ -130,6 +136,22 @@ class TokenClassification(TextTask):
                 )
             before = tag
         return words, tags
+
+    def _named(self, row: Row) -> list[str]:
+        """The tags of a row, which may stand there as numbers."""
+        told, value = self.spec.data.labels, row.value(self._tags)
+        tags = value if isinstance(value, list) else row.words(self._tags)
+        if not row.names(self._tags, told):
+            for number, tag in enumerate(tags):
+                if number_in(tag) is not None:
+                    raise row.error(
+                        f"column {self._tags!r}: tag {number} is {tag!r}, and nothing says what "
+                        "this number means: expected O, B-TYPE or I-TYPE (BIO)",
+                        "list the names of the numbers, from 0 on, in data.labels, such as "
+                        "[O, B-PER, I-PER, B-LOC, I-LOC]",
+                    )
+            return row.words(self._tags)
+        return [row.class_of(tag, self._tags, told) for tag in tags]
 
     @override
     def encode(self, rows: Sequence[Row]) -> Iterable[Example]:
@@ -245,6 +267,11 @@ class TokenClassification(TextTask):
             truth.append([self.names[tag] for tag in tags])
             predicted.append([self.names[tag] for tag in found])
         return truth, predicted
+
+
+def types_of(tags: Iterable[str]) -> list[str]:
+    """The types of entities in these tags, in the order in which they come first."""
+    return list(dict.fromkeys(tag[2:] for tag in tags if tag[:2] in ("B-", "I-")))
 
 
 def tags_of(types: Sequence[str]) -> list[str]:

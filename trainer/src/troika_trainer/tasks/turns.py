@@ -161,5 +161,6 @@ def _hidden(messages: list[Message], index: int) -> ConfigError:
     return ConfigError(
         "the chat template writes earlier turns anew when others follow, so where an "
         f"answer is cannot be seen: message {index + 1} of {len(messages)}",
-        "mark what the assistant says by {% generation %} in the chat template",
+        "mark what the assistant says by {% generation %} and {% endgeneration %} in a copy of the "
+        "chat template, and set data.chatTemplate to it",
     )

@@ -67,6 +67,44 @@ CASES = [
         "nope",
     ),
     Case(
+        "a node whose driver fails is no fault of the spec",
+        (
+            pod_view(
+                0,
+                exit=exited(
+                    128,
+                    reason="StartError",
+                    message="error running hook #0: nvidia-container-cli: initialization error: "
+                    "nvml error: driver not loaded",
+                ),
+            ),
+        ),
+        C.CRASH,
+        "driver not loaded",
+    ),
+    Case(
+        "a node that was started anew",
+        (
+            pod_view(0, exit=exited(255, 70, reason="Unknown")),
+            pod_view(1, exit=exited(14, 50, word=word(C.COMMUNICATION, "reset by peer"))),
+        ),
+        C.NODE_LOST,
+        "does not know how the container ended",
+    ),
+    Case(
+        "an evicted pod whose container is not found any more",
+        (
+            pod_view(
+                0,
+                disrupted=said("TerminationByKubelet", "low on memory", when=40),
+                exit=exited(137, 0, reason="ContainerStatusUnknown"),
+            ),
+            pod_view(1),
+        ),
+        C.PREEMPTED,
+        "low on memory",
+    ),
+    Case(
         "a broken connection is an effect of a crash that came later to light",
         (
             pod_view(0, exit=exited(14, 50, word=word(C.COMMUNICATION, "reset by peer"))),
@@ -140,11 +178,18 @@ CASES = [
         C.PREEMPTED,
         "OutOfcpu: no room",
     ),
-    Case(
-        "evicted for what it wrote itself",
-        (pod_view(0, phase="Failed", ended=said("Evicted", "disk usage exceeds 1Gi")),),
-        C.CRASH,
-        "usage exceeds",
+    *(
+        Case(
+            f"evicted for what it wrote itself: {text}",
+            (pod_view(0, phase="Failed", ended=said("Evicted", text)),),
+            C.CRASH,
+            text,
+        )
+        for text in (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+            'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+            'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ',
+        )
     ),
     Case("a failed pod without a word", (pending(0, phase="Failed"),), C.CRASH, "did not say why"),
     Case(

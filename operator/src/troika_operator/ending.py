@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-from troika_api.contract import storage_uri
 from troika_api.v1alpha1.base import duration_seconds
 from troika_api.v1alpha1.status import Attempt, ModelStatus, Outcome, Phase
 
@@ -30,7 +29,7 @@ def succeed(draft: Draft, attempt: Attempt, pods: tuple[PodView, ...]) -> Plan:
     if word is not None and word.evaluation is not None:
         status.evaluation = report.evaluation(word.evaluation)
     path = word.model_path if word else None
-    uri = storage_uri(path) if path else draft.job.spec.output.uri
+    uri = (report.place(path) if path else None) or draft.job.spec.output.uri
     status.model = ModelStatus(uri=uri)
     status.finished = draft.now
     draft.say(Situation(Phase.SUCCEEDED, "Completed", _summary(draft, uri, known=word is not None)))

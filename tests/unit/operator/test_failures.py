@@ -55,6 +55,16 @@ CASES = [
         "rank 1 in pod bert-prose-ptj-a0-0-xxxxx on node n0: disk full",
     ),
     Case(
+        "a last word whose time is in milliseconds is none of the contract's",
+        (pod_view(0, exit=exited(15, message='{"outcome": "Failed", "time": 1795521600000}')),),
+        C.STORAGE,
+    ),
+    Case(
+        "a last word whose rank is none",
+        (pod_view(0, exit=exited(15, message='{"outcome": "Failed", "rank": -1}')),),
+        C.STORAGE,
+    ),
+    Case(
         "the kernel's verdict beats the last word",
         (pod_view(0, exit=exited(137, reason="OOMKilled", word=word(C.CRASH, "worker died"))),),
         C.OUT_OF_MEMORY,

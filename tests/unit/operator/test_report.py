@@ -109,9 +109,10 @@ def test_of_many_classes_those_with_the_most_rows_stay_in_their_order() -> None:
 def test_whatever_a_trainer_says_the_status_can_be_written(said: dict[str, Any]) -> None:
     status = JobStatus()
     try:
-        merge(status, attempt(), TrainerStatus.model_validate_json(json.dumps(said)))
-    except ValidationError as error:
-        assert error.title == "TrainerStatus", "refused where it is read"
+        known = TrainerStatus.model_validate_json(json.dumps(said))
+    except ValidationError:
+        return  # refused where it is read
+    merge(status, attempt(), known)
     body = json.dumps(status.wire(), allow_nan=False)
     assert JobStatus.model_validate_json(body) == status
 

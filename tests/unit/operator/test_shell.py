@@ -15,7 +15,7 @@ from troika_api import metrics
 from troika_api.contract import TrainerStatus
 from troika_operator.bucket import TokenBucket
 from troika_operator.cluster import merge_change
-from troika_operator.errors import ConflictError, NotFoundError
+from troika_operator.errors import ConflictError, LeadershipLost, NotFoundError
 from troika_operator.leader import Leader
 from troika_operator.plan import PollTarget, Report
 from troika_operator.progress import Poller, stagger
@@ -285,3 +285,18 @@ async def test_a_leader_that_leaves_lets_the_next_one_in_at_once() -> None:
 async def test_of_two_that_come_at_once_one_leads() -> None:
     made, _ = candidates("a", "b", "c")
     assert sum(await asyncio.gather(*(leader.try_once() for leader in made))) == 1
+
+
+class DeadConnection(Leases):
+    """Nothing comes back, not even an error."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError(kind, namespace, name)
+
+
+async def test_a_leader_whose_calls_hang_stops_before_the_next_one_begins() -> None:
+    leader = Leader(DeadConnection(), "ns", "lease", "a", 2.0)
+    async with asyncio.timeout(2.0):
+        with pytest.raises(LeadershipLost):
+            await leader.hold()

@@ -7,11 +7,10 @@ from troika_api.v1alpha1.base import duration_seconds
 from troika_api.v1alpha1.policy import HangAction
 from troika_api.v1alpha1.status import Attempt, ConditionType, Failure, Outcome, Phase
 
-from . import conditions, explain, report, retry
+from . import conditions, ending, explain, report, retry
 from .between import after_attempt
 from .conditions import Situation
 from .draft import Draft, admitted, rank_zero
-from .ending import succeed
 from .failures import Settling, judge, last_word
 from .plan import Plan, PollTarget
 from .remedies import remedy_for
@@ -35,7 +34,7 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
         draft.wake_at(wait)
         return draft.plan()
     if view.complete and not _denied(pods):
-        return succeed(draft, attempt, pods)
+        return ending.succeed(draft, attempt, pods)
     if view.suspended and (pods or conditions.holds(draft.status, ConditionType.RUNNING)):
         return _failed(draft, attempt, _evicted_by_queue(draft))
     verdict = judge(view, pods, draft.now)
@@ -219,4 +218,4 @@ def _failed(draft: Draft, attempt: Attempt, failure: Failure) -> Plan:
 def _fatal(draft: Draft, attempt: Attempt, failure: Failure) -> Plan:
     draft.end(attempt, Outcome.FAILED, failure)
     draft.fail_for(failure)
-    return draft.plan(delete=draft.sweep())
+    return ending.look(draft)

@@ -148,6 +148,36 @@ def test_children_are_removed_after_the_ttl_and_never_made_again() -> None:
     assert story.patches == before
 
 
+def test_a_job_that_takes_its_time_to_go_is_deleted_once() -> None:
+    story = running(spec__policy__ttlAfterFinished="1h")
+    story.see_pods(pod_view(0, exit=exited(0, word=succeed_word())), pod_view(1, exit=exited(0)))
+    story.see_job(complete=True)
+    story.look(100)
+    story.see_job(deleting=True)
+    story.look(3700)
+    assert story.deleted == []
+
+
+def test_what_a_failed_job_leaves_goes_with_its_last_job() -> None:
+    story = running(spec__policy__ttlAfterFinished="1h", spec__policy__deadline="1h")
+    story.look(3600)
+    assert story.phase() is Phase.FAILED
+    service, config, job = story.deleted
+    assert (service, job) == ("Service/bert-prose-ptj", "Job/bert-prose-ptj-a0")
+    assert config.startswith("ConfigMap/bert-prose-ptj-run-")
+    story.look(7200)
+    assert len(story.deleted) == 3
+
+
+def test_the_log_of_a_failed_job_stays_for_the_ttl() -> None:
+    story = running(spec__policy__ttlAfterFinished="1h")
+    story.see_pods(pod_view(0, exit=exited(10)), pod_view(1))
+    assert story.look(100).requeue_after == 3600
+    assert story.deleted == []
+    story.look(3700)
+    assert len(story.deleted) == 3
+
+
 # A spec that no schema could refuse
 
 

@@ -141,7 +141,8 @@ def _start(draft: Draft, last: Attempt | None, base_model: str | None) -> Plan:
     """Make the next attempt. Its beginning is recorded when its Job is there."""
     divisor = last.micro_batch_divisor if last else 1
     if last and last.failure and last.failure.class_ is FailureClass.OUT_OF_MEMORY:
-        divisor *= 2
+        # Nothing is left to halve in a micro-batch of one.
+        divisor = min(2 * divisor, draft.job.spec.training.global_batch_size)
     shape = Shape.wanted(
         draft.job.spec.compute,
         number=last.number + 1 if last else 0,

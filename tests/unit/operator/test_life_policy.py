@@ -69,6 +69,19 @@ def test_resume_is_a_new_attempt_that_counts_neither_as_restart_nor_as_time() ->
     assert story.phase() is Phase.FAILED
 
 
+def test_a_new_leader_whose_clock_is_behind_does_not_count_time_backwards() -> None:
+    story = running()
+    story.job.spec.policy.suspend = True
+    story.look(60)
+    story.see_pods()
+    story.look(61)
+    story.job.spec.policy.suspend = False
+    story.look(58)
+    assert story.status.suspended_seconds == 0
+    story.look(60)
+    assert story.newest.number == 1
+
+
 def test_a_job_that_is_born_suspended_makes_nothing_until_it_is_resumed() -> None:
     story = Story(pretrain(spec__policy__suspend=True))
     story.look(0)
@@ -193,6 +206,14 @@ def test_an_invalid_job_says_what_is_wrong_and_starts_when_it_is_mended() -> Non
     story.look(1)
     assert story.condition(ConditionType.VALID).status == "True"
     assert story.newest.number == 0
+
+
+def test_mistakes_without_end_fit_the_status() -> None:
+    labels = {f"k8s.io/{number}{'a' * 60}": "x" for number in range(32)}
+    story = Story(pretrain(spec__compute__labels=labels))
+    story.look(0)
+    assert story.phase() is Phase.INVALID
+    assert (story.status.reason or "").startswith("spec.compute.labels: k8s.io/0aaa")
 
 
 def test_a_spec_that_becomes_invalid_does_not_end_what_runs() -> None:

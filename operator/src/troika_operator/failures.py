@@ -81,7 +81,9 @@ def last_word(pod: PodView | None) -> LastWord | None:
 
 def _signs(pod: PodView, first_exit: datetime | None, given_up: datetime | None) -> list[Sign]:
     found = []
-    if pod.disrupted:
+    if _was_done(pod):
+        pass
+    elif pod.disrupted:
         lost = pod.disrupted.reason in LOST or (
             # The taint manager evicts from dead nodes and on an administrator's wish. The node
             # controller takes readiness from the pods of a dead node; their state stays as it was.
@@ -108,6 +110,14 @@ def _signs(pod: PodView, first_exit: datetime | None, given_up: datetime | None)
         failure = _failure(FailureClass.CRASH, "the pod failed and did not say why", pod)
         found.append(Sign(Weight.CAUSE, pod.created, failure))
     return found
+
+
+def _was_done(pod: PodView) -> bool:
+    """It had exited with 0 before anybody wanted it gone: whoever deletes it then ends nothing."""
+    taken = pod.disrupted.time if pod.disrupted else pod.deleted
+    if taken is None or pod.exit is None or pod.phase != "Succeeded":
+        return False
+    return pod.exit.time < taken
 
 
 def _contradicted(pod: PodView) -> bool:

@@ -1,6 +1,7 @@
 """From what pods show to one cause."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -223,6 +224,20 @@ def test_nothing_failed() -> None:
     assert judge(job_view(), (pod_view(0), pod_view(1)), at(60)) is None
     assert judge(job_view(), (pod_view(0, exit=exited(0)), pod_view(1)), at(60)) is None
     assert judge(job_view(), (pending(0), pending(1)), at(60)) is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"disrupted": said("EvictionByEvictionAPI", when=60)}, {"deleted": at(60)}],
+    ids=("evicted", "deleted"),
+)
+def test_a_pod_that_was_done_before_it_was_taken_away_has_not_failed(facts: dict[str, Any]) -> None:
+    done = pod_view(1, exit=exited(0, 59), **facts)
+    assert judge(job_view(), (pod_view(0), done), at(120)) is None
+    stopped = pod_view(1, exit=exited(0, 61), **facts)
+    failure = judge(job_view(), (pod_view(0), stopped), at(120))
+    assert isinstance(failure, Failure)
+    assert failure.class_ is FailureClass.PREEMPTED
 
 
 @pytest.mark.parametrize("code", [14, 143])

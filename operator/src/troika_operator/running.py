@@ -35,7 +35,7 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
         return draft.plan()
     if view.complete and not _denied(pods):
         return ending.succeed(draft, attempt, pods)
-    if view.suspended and (pods or conditions.holds(draft.status, ConditionType.RUNNING)):
+    if view.suspended and _was_admitted(draft, pods):
         return _failed(draft, attempt, _evicted_by_queue(draft))
     verdict = judge(view, pods, draft.now)
     if isinstance(verdict, Failure):
@@ -195,6 +195,15 @@ def _taken_away(draft: Draft, attempt: Attempt) -> Plan:
         message=f"the Job of attempt {attempt.number} was deleted",
     )
     return _failed(draft, attempt, failure)
+
+
+def _was_admitted(draft: Draft, pods: tuple[PodView, ...]) -> bool:
+    """Whether a suspended Job has had its turn. Jobs and pods are watched apart: the first pods of a
+    Job that the queue has just admitted may be seen before the news that it is not suspended.
+    """
+    if conditions.holds(draft.status, ConditionType.RUNNING):
+        return True
+    return bool(pods) and draft.status.phase is not Phase.QUEUED
 
 
 def _evicted_by_queue(draft: Draft) -> Failure:

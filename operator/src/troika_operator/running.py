@@ -198,8 +198,10 @@ def _taken_away(draft: Draft, attempt: Attempt) -> Plan:
 
 
 def _was_admitted(draft: Draft, pods: tuple[PodView, ...]) -> bool:
-    """Whether a suspended Job has had its turn. Jobs and pods are watched apart: the first pods of a
-    Job that the queue has just admitted may be seen before the news that it is not suspended.
+    """Whether a suspended Job has had its turn.
+
+    Jobs and pods are watched apart: the first pods of a Job that the queue has just admitted may be
+    seen before the news that it is not suspended.
     """
     if conditions.holds(draft.status, ConditionType.RUNNING):
         return True

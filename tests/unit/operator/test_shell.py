@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client import generate_latest
+from typing_extensions import override
 
 from support.views import START, at, manifest
 from troika_api import metrics
@@ -290,6 +291,7 @@ async def test_of_two_that_come_at_once_one_leads() -> None:
 class DeadConnection(Leases):
     """Nothing comes back, not even an error."""
 
+    @override
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         await asyncio.Event().wait()
         raise AssertionError(kind, namespace, name)

@@ -41,6 +41,15 @@ def test_a_crash_is_followed_by_another_attempt_after_a_wait_that_doubles() -> N
     assert [a.outcome for a in story.status.attempts] == [Outcome.FAILED] * 4
 
 
+def test_the_longest_wait_that_can_be_asked_for_is_ten_minutes() -> None:
+    story = Story(pretrain(spec__policy__retry={"backoff": "2562047h", "crash": 100}))
+    story.look(0)
+    for number in range(15):
+        crash(story, number, number * 1000 + 10)
+        assert story.plans[-1].requeue_after == 600
+        story.look(number * 1000 + 900)
+
+
 def test_the_reason_says_what_failed_and_when_it_goes_on() -> None:
     story = Story(pretrain())
     story.look(0)

@@ -94,11 +94,21 @@ def _holds_more(target: Path) -> bool:
     if not target.is_dir():
         return False
     try:
-        known = {SUMS, *json.loads((target / SUMS).read_text())}
+        return not _files(target) <= _delivered(target)
+    except OSError:
+        return True  # what cannot be looked at is not ours to remove
+
+
+def _files(directory: Path) -> set[str]:
+    found = (path for path in directory.rglob("*") if not path.is_dir())
+    return {path.relative_to(directory).as_posix() for path in found}
+
+
+def _delivered(directory: Path) -> set[str]:
+    try:
+        return {SUMS, *json.loads((directory / SUMS).read_text())}
     except (FileNotFoundError, ValueError):
-        known = {SUMS}
-    files = (path for path in target.rglob("*") if not path.is_dir())
-    return any(path.relative_to(target).as_posix() not in known for path in files)
+        return {SUMS}
 
 
 class _Beside(Delivery):

@@ -40,6 +40,18 @@ def test_the_selector_is_part_of_the_pods_labels_and_no_upgrade_changes_it(
     assert only(manifests, "Service")["spec"]["selector"] == selector
 
 
+def test_annotations_of_the_user_win_and_stand_there_once(helm: Helm) -> None:
+    text = helm.template(values={"podAnnotations": {"prometheus.io/scrape": "false"}}).stdout
+    assert [line.strip() for line in text.splitlines() if "prometheus.io/scrape" in line] == [
+        'prometheus.io/scrape: "false"'
+    ]
+
+
+def test_lists_and_maps_may_be_left_empty(helm: Helm) -> None:
+    empty = ("watchNamespaces", "podLabels", "podAnnotations", "extraEnv", "tolerations")
+    assert helm.render(values=dict.fromkeys(empty)) == helm.render()
+
+
 def images(helm: Helm, values: dict[str, Any]) -> tuple[str, str]:
     operator = container(helm.render(values=values))
     environment = {variable["name"]: variable.get("value") for variable in operator["env"]}

@@ -46,6 +46,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("resources.request", {"cpu": 1}, "additional properties 'request' not allowed"),
     ("extraEnv", {"A": "b"}, "got object, want array"),
     ("extraEnv", [{"name": "A", "value": 1}], "got number, want string"),
+    ("extraEnv", [{"name": "TROIKA_LOG_LEVEL", "value": "DEBUG"}], "'not' failed"),
     ("podLabels", {"release": True}, "got boolean, want string"),
     ("tolerations", {"key": "gpu"}, "got object, want array"),
 ]

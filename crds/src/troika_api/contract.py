@@ -9,9 +9,10 @@ A container that keeps it is a first-class trainer, whoever wrote it:
 """
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Literal
+from math import isfinite
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 # Keys on objects. Values are bounded: names, kinds and small numbers.
@@ -136,30 +137,53 @@ class _Wire(BaseModel):
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
 
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _known_ones(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: score for name, score in value.items() if _known(score) is not None}
+
+
+# What is not finite has no form in JSON, and what is out of bounds none in a job's status.
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Known = Annotated[float | None, BeforeValidator(_known)]
+"""A number that is not finite counts as not known."""
+KnownPositive = Annotated[Annotated[float, Field(ge=0.0)] | None, BeforeValidator(_known)]
+KnownAmount = Annotated[Annotated[float, Field(le=1e15)] | None, BeforeValidator(_known)]
+"""The status shows it without decimals."""
+UnixSeconds = Annotated[float, Field(ge=0.0, lt=253402300800.0)]
+"""Seconds, not milliseconds: before the year 10000."""
+
+
 class Score(_Wire):
     """One line of a classification report."""
 
     name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
+    precision: Finite
+    recall: Finite
+    f1: Finite
+    support: Whole
 
 
 class Evaluation(_Wire):
     """Scores of the exported model."""
 
     split: Literal["validation", "test"]
-    metrics: dict[str, float] = {}
+    metrics: Annotated[dict[str, float], BeforeValidator(_known_ones)] = {}
+    """Those that are not finite are left out."""
     classes: list[Score] = []
-    best_step: int | None = None
+    best_step: Whole | None = None
 
 
 class SavedCheckpoint(_Wire):
     """A complete checkpoint."""
 
-    step: int
-    time: float
+    step: Whole
+    time: UnixSeconds
     """Unix seconds of the commit."""
     path: str
 
@@ -169,22 +193,22 @@ class TrainerStatus(_Wire):
 
     attempt: int = 0
     stage: Stage = Stage.LOADING
-    step: int = 0
-    first_step: int | None = None
+    step: Whole = 0
+    first_step: Whole | None = None
     """First step that this attempt made."""
-    total_steps: int | None = None
-    epoch: float | None = None
-    tokens: int = 0
+    total_steps: Whole | None = None
+    epoch: KnownPositive = None
+    tokens: Whole = 0
     """Training tokens since step 0, padding not counted."""
-    loss: float | None = None
-    validation_loss: float | None = None
-    tokens_per_second: float | None = None
-    model_flops_utilization: float | None = None
-    data_wait_ratio: float | None = None
-    eta_seconds: float | None = None
-    training_seconds: float = 0.0
+    loss: Known = None
+    validation_loss: Known = None
+    tokens_per_second: KnownAmount = None
+    model_flops_utilization: KnownPositive = None
+    data_wait_ratio: Known = None
+    eta_seconds: KnownAmount = None
+    training_seconds: Annotated[float, Field(ge=0.0, le=1e12)] = 0.0
     """Time that this attempt spent in steps."""
-    last_progress: float = 0.0
+    last_progress: Finite = 0.0
     """Unix seconds of the last sign of life: a step, an evaluated batch, a file, a checkpoint."""
     checkpoint: SavedCheckpoint | None = None
 
@@ -196,8 +220,8 @@ class LastWord(_Wire):
     failure: FailureClass | None = None
     message: Annotated[str, Field(max_length=1500)] = ""
     remedy: Annotated[str, Field(max_length=500)] | None = None
-    rank: int | None = None
-    time: float = 0.0
+    rank: Whole | None = None
+    time: UnixSeconds = 0.0
     """Unix seconds; of several pods' words the earliest names the cause."""
     status: TrainerStatus | None = None
     evaluation: Evaluation | None = None

@@ -15,13 +15,23 @@ from troika_api.v1alpha1.status import ConditionType, JobStatus
 
 from . import conditions
 from .cluster import Api, merge_change
-from .errors import ClusterError, ConflictError, NameTakenError, NotFoundError, RefusedError
+from .errors import (
+    ClusterError,
+    ConflictError,
+    NameTakenError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+)
 from .plan import Memory, Plan, Ref
 from .resources import names
 from .resources.objects import AttemptObjects, Object
 from .store import Key, Store
 
 logger = logging.getLogger(__name__)
+LASTING = 3
+"""Looks in a row after which a fault of the server is none of a moment."""
+MAX_REFUSAL = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,11 @@ class Actions:
             self._keep(key, await self.api.create(objects.job))
         except (RefusedError, NameTakenError) as error:
             memory.refusal = str(error)
+            raise
+        except UnavailableError as error:
+            # A webhook that is down is a fault of the server too: somebody has to read of it.
+            if memory.failures >= LASTING:
+                memory.refusal = str(error)[:MAX_REFUSAL]
             raise
         memory.refusal = None
 

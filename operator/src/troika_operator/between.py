@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from troika_api.contract import FailureClass
 from troika_api.v1alpha1.status import Attempt, ConditionType, Failure, Outcome, Phase
 
-from . import conditions, report, retry
+from . import conditions, ending, report, retry
 from .conditions import Situation
 from .draft import Draft
 from .plan import Plan, Source
@@ -49,7 +49,7 @@ def look(draft: Draft) -> Plan:
     deadline = draft.deadline()
     if deadline is not None and draft.now >= deadline:
         draft.fail_for(draft.deadline_failure())
-        return draft.plan(delete=draft.sweep())
+        return ending.look(draft)
     draft.wake_at(deadline)
     base_model = _base_model(draft)
     if isinstance(base_model, Plan):
@@ -89,7 +89,7 @@ def _base_model(draft: Draft) -> str | Plan | None:
     if conditions.holds(source.status, ConditionType.FAILED):
         why = source.status.reason or "no reason given"
         draft.fail("ModelUnavailable", f"{source.kind} {source.name} failed: {why}")
-        return draft.plan(delete=draft.sweep())
+        return ending.look(draft)
     draft.wake_at(draft.now + WAIT_FOR_MODEL)
     draft.say(Situation(Phase.WAITING, "WaitingForModel", _awaited(source)))
     return draft.plan(delete=draft.sweep())
@@ -141,7 +141,8 @@ def _start(draft: Draft, last: Attempt | None, base_model: str | None) -> Plan:
     """Make the next attempt. Its beginning is recorded when its Job is there."""
     divisor = last.micro_batch_divisor if last else 1
     if last and last.failure and last.failure.class_ is FailureClass.OUT_OF_MEMORY:
-        divisor *= 2
+        # Nothing is left to halve in a micro-batch of one.
+        divisor = min(2 * divisor, draft.job.spec.training.global_batch_size)
     shape = Shape.wanted(
         draft.job.spec.compute,
         number=last.number + 1 if last else 0,

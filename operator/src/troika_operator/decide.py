@@ -25,7 +25,7 @@ def decide(job: Job, observed: Observed, now: datetime) -> Plan:
         draft = Draft(job, observed, now)
         draft.status.observed_generation = job.metadata.generation
         return ending.look(draft)
-    draft = Draft(job, observed, now, invalid="; ".join(problems(job)) or None)
+    draft = Draft(job, observed, now, invalid="; ".join(problems(job))[:4000] or None)
     draft.adopt()
     newest = draft.newest
     if newest is not None and newest.outcome is Outcome.RUNNING:

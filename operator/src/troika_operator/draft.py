@@ -46,7 +46,8 @@ class Draft:
         self.status = self.job.status.model_copy(deep=True)
         suspended_at = conditions.since(self.status, ConditionType.SUSPENDED)
         if suspended_at is not None and not self.job.spec.policy.suspend:
-            spent = (self.now - suspended_at).total_seconds()
+            # Not negative, as it may be where another node's clock wrote the beginning.
+            spent = max((self.now - suspended_at).total_seconds(), 0.0)
             self.status.suspended_seconds = (self.status.suspended_seconds or 0) + round(spent)
 
     @property
@@ -200,7 +201,8 @@ class Draft:
         assert newest is not None
         if attempt.outcome in (Outcome.RUNNING, Outcome.SUCCEEDED):
             return True
-        exited = attempt.failure is not None and attempt.failure.exit_code is not None
+        # The Job controller ends the other pods of one that failed, of one that exited with 0 not.
+        exited = attempt.failure is not None and bool(attempt.failure.exit_code)
         return attempt.outcome is Outcome.FAILED and exited and attempt.number >= newest.number - 1
 
 

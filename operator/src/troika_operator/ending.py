@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-from troika_api.contract import storage_uri
 from troika_api.v1alpha1.base import duration_seconds
 from troika_api.v1alpha1.status import Attempt, ModelStatus, Outcome, Phase
 
@@ -30,7 +29,7 @@ def succeed(draft: Draft, attempt: Attempt, pods: tuple[PodView, ...]) -> Plan:
     if word is not None and word.evaluation is not None:
         status.evaluation = report.evaluation(word.evaluation)
     path = word.model_path if word else None
-    uri = storage_uri(path) if path else draft.job.spec.output.uri
+    uri = (report.place(path) if path else None) or draft.job.spec.output.uri
     status.model = ModelStatus(uri=uri)
     status.finished = draft.now
     draft.say(Situation(Phase.SUCCEEDED, "Completed", _summary(draft, uri, known=word is not None)))
@@ -51,23 +50,28 @@ def _summary(draft: Draft, uri: str, *, known: bool) -> str:
 def look(draft: Draft) -> Plan:
     """Nothing is left to do but to clean up in time."""
     ttl = draft.job.spec.policy.ttl_after_finished
+    stale = draft.sweep()
     if ttl is None or draft.status.finished is None:
-        return draft.plan(delete=draft.sweep())
+        return draft.plan(delete=stale)
     end = draft.status.finished + timedelta(seconds=duration_seconds(ttl))
-    if draft.now < end:
+    swept = {ref.uid for ref in stale}
+    if draft.now < end and any(view.uid not in swept for view in draft.observed.jobs.values()):
         draft.wake_at(end)
-        return draft.plan(delete=draft.sweep())
-    return draft.plan(delete=_everything(draft))
+        return draft.plan(delete=stale)
+    return draft.plan(delete=_everything(draft) or stale)
 
 
 def _everything(draft: Draft) -> list[Ref]:
-    """All children, the Jobs last: that one is there is the sign that others may be."""
-    job, jobs = draft.job, sorted(draft.observed.jobs.items())
+    """All children, the Jobs last: that one is there is the sign that others may be, so who takes
+    the last one away takes all. One that is deleted already is no sign: it may stay for long.
+    """
+    job = draft.job
+    jobs = [view for _, view in sorted(draft.observed.jobs.items()) if not view.deleting]
     if not jobs:
         return []
     short, name = job.short_name, job.metadata.name
     prefix = names.run_config(short, name, "").rpartition("-")[0]
-    hashes = sorted({view.run_hash for _, view in jobs if view.run_hash})
+    hashes = sorted({view.run_hash for view in jobs if view.run_hash})
     return [
         Ref("Service", names.service(short, name)),
         *(Ref("ConfigMap", f"{prefix}-{run_hash}") for run_hash in hashes),
@@ -76,5 +80,5 @@ def _everything(draft: Draft) -> list[Ref]:
             for _, group in sorted(draft.observed.groups.items())
             if not group.deleting
         ),
-        *(Ref("Job", view.name, view.uid) for _, view in jobs if not view.deleting),
+        *(Ref("Job", view.name, view.uid) for view in jobs),
     ]

@@ -25,6 +25,9 @@ KILLED = 128 + signal.SIGKILL
 CANNOT_START = 128
 LOST = frozenset({"DeletionByPodGC"})
 TAINTED = "DeletionByTaintManager"
+FORGOTTEN = frozenset({"ContainerStatusUnknown", "Unknown"})
+"""What kubelet and containerd say of a container that they no longer find: its node was started
+anew, or the pod was taken off it. Exit code and time are made up then."""
 
 
 class Weight(IntEnum):
@@ -78,7 +81,9 @@ def last_word(pod: PodView | None) -> LastWord | None:
 
 def _signs(pod: PodView, first_exit: datetime | None, given_up: datetime | None) -> list[Sign]:
     found = []
-    if pod.disrupted:
+    if _was_done(pod):
+        pass
+    elif pod.disrupted:
         lost = pod.disrupted.reason in LOST or (
             # The taint manager evicts from dead nodes and on an administrator's wish. The node
             # controller takes readiness from the pods of a dead node; their state stays as it was.
@@ -107,6 +112,14 @@ def _signs(pod: PodView, first_exit: datetime | None, given_up: datetime | None)
     return found
 
 
+def _was_done(pod: PodView) -> bool:
+    """It had exited with 0 before anybody wanted it gone: whoever deletes it then ends nothing."""
+    taken = pod.disrupted.time if pod.disrupted else pod.deleted
+    if taken is None or pod.exit is None or pod.phase != "Succeeded":
+        return False
+    return pod.exit.time < taken
+
+
 def _contradicted(pod: PodView) -> bool:
     """Exit code 0, while the last word says otherwise."""
     word = last_word(pod)
@@ -119,8 +132,9 @@ def _ended(pod: PodView) -> Sign:
     kind = FailureClass.PREEMPTED
     if pod.ended.reason == "NodeLost":
         kind = FailureClass.NODE_LOST
-    elif "usage exceeds" in pod.ended.message.lower() or pod.ended.reason == "DeadlineExceeded":
-        # Evicted for what it did itself: coming back for free would go on for ever.
+    elif "exceed" in pod.ended.message or pod.ended.reason == "DeadlineExceeded":
+        # Evicted for what it did itself ("usage exceeds the total limit", "exceeded its local
+        # ephemeral storage limit"): coming back for free would go on for ever.
         kind = FailureClass.CRASH
     time = pod.exit.time if pod.exit else pod.created
     return Sign(Weight.CAUSE, time, _failure(kind, f"{pod.ended.reason}: {pod.ended.message}", pod))
@@ -133,7 +147,9 @@ def _exited(pod: PodView, end: Exit) -> Sign:
         kind = FailureClass.OUT_OF_MEMORY
     elif word and word.failure:
         kind = word.failure
-    elif end.code == CANNOT_START or end.reason in ("StartError", "ContainerCannotRun"):
+    elif end.reason in FORGOTTEN:
+        kind = FailureClass.NODE_LOST
+    elif _no_program(end):
         kind = FailureClass.BAD_CONFIG
     weight = Weight.CAUSE
     if kind is FailureClass.COMMUNICATION:
@@ -142,13 +158,25 @@ def _exited(pod: PodView, end: Exit) -> Sign:
         weight = Weight.EFFECT
     elif end.code == KILLED and end.reason != "OOMKilled" and pod.deleted:
         weight = Weight.EFFECT  # it did not stop within its grace period
+    elif end.reason in FORGOTTEN and (pod.disrupted or pod.ended):
+        weight = Weight.EFFECT
     time = datetime.fromtimestamp(word.time, UTC) if word and word.time else end.time
     return Sign(weight, time, _failure(kind, _what(end, word), pod, word))
+
+
+def _no_program(end: Exit) -> bool:
+    """The image lacks what it is told to run. Other errors at the start, such as those of a GPU's
+    driver, are the node's: another one may do better.
+    """
+    refused = end.code == CANNOT_START or end.reason in ("StartError", "ContainerCannotRun")
+    return refused and "exec: " in end.message
 
 
 def _what(end: Exit, word: LastWord | None) -> str:
     if end.reason == "OOMKilled":
         return "the pod's memory limit was exceeded (OOMKilled)"
+    if end.reason in FORGOTTEN:
+        return f"the node does not know how the container ended ({end.reason})"
     if word and word.message:
         return word.message
     if word is None and end.message.strip():

@@ -53,12 +53,23 @@ class Leader:
     async def hold(self) -> None:
         """Renew for ever; raises LeadershipLost when that fails for too long."""
         renewed = self.clock()
+        beat, patience = self.seconds / 5, self.seconds * 2 / 3
         while True:
-            await asyncio.sleep(self.seconds / 5)
-            if await self.try_once():
-                renewed = self.clock()
-            elif self.clock() - renewed > self.seconds * 2 / 3:
+            await asyncio.sleep(beat)
+            # The others count from the write, which comes before its answer; and a connection that
+            # is dead without a word would keep us waiting for longer than they do.
+            asked = self.clock()
+            if await self._renew(max(renewed + patience - asked, beat)):
+                renewed = asked
+            elif self.clock() - renewed >= patience:
                 raise LeadershipLost(f"{self.namespace}/{self.name} could not be renewed")
+
+    async def _renew(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.try_once()
+        except TimeoutError:
+            return False
 
     async def release(self) -> None:
         """Let the next one in at once."""

@@ -95,13 +95,25 @@ class Poller:
     async def _fetch(self, target: PollTarget) -> TrainerStatus | None:
         """A trainer that does not answer is no error: it may be loading, or not be ours."""
         host = f"[{target.ip}]" if ":" in target.ip else target.ip
+        url = f"http://{host}:{self._port}/status"
         try:
-            async with self._session.get(f"http://{host}:{self._port}/status") as answer:
+            # No redirects: whoever may run a pod must not choose what the operator calls.
+            async with self._session.get(url, allow_redirects=False) as answer:
                 if answer.status != 200:
                     return None
-                return TrainerStatus.model_validate_json(await answer.content.read(MAX_BYTES))
+                return TrainerStatus.model_validate_json(await _body(answer))
         except (TimeoutError, aiohttp.ClientError, OSError, ValidationError):
             return None
+
+
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole body, which may come in pieces; cut where it is longer than any of the contract."""
+    body = b""
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > MAX_BYTES:
+            break
+    return body[:MAX_BYTES]
 
 
 def _pace(said: TrainerStatus) -> tuple[object, ...]:

@@ -16,6 +16,8 @@ from troika_api.v1alpha1.status import (
 )
 
 MAX_CLASSES = 100
+MAX_METRICS = 32
+MAX_URI = 1024
 LOSS_DIGITS = 4
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -50,7 +52,7 @@ def merge(status: JobStatus, attempt: Attempt, said: TrainerStatus) -> None:
         status.checkpoint = CheckpointStatus(
             step=said.checkpoint.step,
             time=datetime.fromtimestamp(said.checkpoint.time, UTC).replace(microsecond=0),
-            uri=storage_uri(said.checkpoint.path),
+            uri=place(said.checkpoint.path),
         )
     if said.first_step is not None:
         attempt.first_step = said.first_step
@@ -62,6 +64,12 @@ def merge(status: JobStatus, attempt: Attempt, said: TrainerStatus) -> None:
             model_flops_utilization=_rounded(said.model_flops_utilization, 4),
             data_wait_ratio=_ratio(said.data_wait_ratio, 3),
         )
+
+
+def place(path: str) -> str | None:
+    """A path in the pod as a URI; None where it is longer than any of the spec."""
+    uri = storage_uri(path)
+    return uri if len(uri) <= MAX_URI else None
 
 
 def _progress(before: Progress | None, said: TrainerStatus) -> Progress:
@@ -94,7 +102,10 @@ def evaluation(given: Evaluation) -> EvaluationStatus:
     kept = sorted(given.classes, key=lambda score: -score.support)[:MAX_CLASSES]
     return EvaluationStatus(
         split=given.split,
-        metrics={name: round(value, LOSS_DIGITS) for name, value in given.metrics.items()},
+        metrics={
+            name: round(value, LOSS_DIGITS)
+            for name, value in list(given.metrics.items())[:MAX_METRICS]
+        },
         classes=[
             ClassScore(
                 name=score.name[:256],

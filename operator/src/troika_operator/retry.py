@@ -55,7 +55,7 @@ def backoff(retry: Retry, attempts: Sequence[Attempt], failures: Mapping[str, in
         doublings = sum(count for kind, count in failures.items() if kind not in FREE)
     if doublings <= 0:
         return timedelta()
-    base = timedelta(seconds=duration_seconds(retry.backoff))
+    base = min(timedelta(seconds=duration_seconds(retry.backoff)), LONGEST)
     return min(base * (1 << min(doublings - 1, 16)), LONGEST)
 
 

@@ -7,11 +7,10 @@ from troika_api.v1alpha1.base import duration_seconds
 from troika_api.v1alpha1.policy import HangAction
 from troika_api.v1alpha1.status import Attempt, ConditionType, Failure, Outcome, Phase
 
-from . import conditions, explain, report, retry
+from . import conditions, ending, explain, report, retry
 from .between import after_attempt
 from .conditions import Situation
 from .draft import Draft, admitted, rank_zero
-from .ending import succeed
 from .failures import Settling, judge, last_word
 from .plan import Plan, PollTarget
 from .remedies import remedy_for
@@ -35,8 +34,8 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
         draft.wake_at(wait)
         return draft.plan()
     if view.complete and not _denied(pods):
-        return succeed(draft, attempt, pods)
-    if view.suspended and (pods or conditions.holds(draft.status, ConditionType.RUNNING)):
+        return ending.succeed(draft, attempt, pods)
+    if view.suspended and _was_admitted(draft, pods):
         return _failed(draft, attempt, _evicted_by_queue(draft))
     verdict = judge(view, pods, draft.now)
     if isinstance(verdict, Failure):
@@ -198,6 +197,17 @@ def _taken_away(draft: Draft, attempt: Attempt) -> Plan:
     return _failed(draft, attempt, failure)
 
 
+def _was_admitted(draft: Draft, pods: tuple[PodView, ...]) -> bool:
+    """Whether a suspended Job has had its turn.
+
+    Jobs and pods are watched apart: the first pods of a Job that the queue has just admitted may be
+    seen before the news that it is not suspended.
+    """
+    if conditions.holds(draft.status, ConditionType.RUNNING):
+        return True
+    return bool(pods) and draft.status.phase is not Phase.QUEUED
+
+
 def _evicted_by_queue(draft: Draft) -> Failure:
     return Failure(
         class_=FailureClass.PREEMPTED,
@@ -219,4 +229,4 @@ def _failed(draft: Draft, attempt: Attempt, failure: Failure) -> Plan:
 def _fatal(draft: Draft, attempt: Attempt, failure: Failure) -> Plan:
     draft.end(attempt, Outcome.FAILED, failure)
     draft.fail_for(failure)
-    return draft.plan(delete=draft.sweep())
+    return ending.look(draft)

@@ -11,6 +11,7 @@ from troika_api.contract import claims, local_path, storage_uri
 from troika_api.v1alpha1.base import duration_seconds
 from troika_api.v1alpha1.finetune import FinetuneJob
 from troika_api.v1alpha1.pretrain import PretrainJob
+from troika_api.v1alpha1.resource import ModelFrom
 from troika_api.v1alpha1.run import RUN, PretrainRun
 
 ROOT = Path(__file__).parents[3]
@@ -56,6 +57,17 @@ def test_a_path_may_not_climb_out_of_its_volume() -> None:
     body["spec"]["output"]["uri"] = "pvc://models/../../etc"
     with pytest.raises(ValidationError, match=r"'\.\.' is not allowed"):
         PretrainJob.model_validate(body)
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-v1.2", "b" * 253])
+def test_whatever_a_job_may_be_called_another_can_start_from_it(name: str) -> None:
+    assert ModelFrom.model_validate({"pretrainJob": name}).pretrain_job == name
+
+
+@pytest.mark.parametrize("name", ["", "Bert", "-bert", "bert.", "a/b", "b" * 254])
+def test_what_no_job_may_be_called_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        ModelFrom.model_validate({"finetuneJob": name})
 
 
 def test_run_json_is_told_apart_by_kind() -> None:

@@ -1,6 +1,7 @@
 """From what pods show to one cause."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,16 @@ CASES = [
         "rank 1 in pod bert-prose-ptj-a0-0-xxxxx on node n0: disk full",
     ),
     Case(
+        "a last word whose time is in milliseconds is none of the contract's",
+        (pod_view(0, exit=exited(15, message='{"outcome": "Failed", "time": 1795521600000}')),),
+        C.STORAGE,
+    ),
+    Case(
+        "a last word whose rank is none",
+        (pod_view(0, exit=exited(15, message='{"outcome": "Failed", "rank": -1}')),),
+        C.STORAGE,
+    ),
+    Case(
         "the kernel's verdict beats the last word",
         (pod_view(0, exit=exited(137, reason="OOMKilled", word=word(C.CRASH, "worker died"))),),
         C.OUT_OF_MEMORY,
@@ -65,6 +76,44 @@ CASES = [
         (pod_view(0, exit=exited(128, reason="StartError", message="exec: nope: not found")),),
         C.BAD_CONFIG,
         "nope",
+    ),
+    Case(
+        "a node whose driver fails is no fault of the spec",
+        (
+            pod_view(
+                0,
+                exit=exited(
+                    128,
+                    reason="StartError",
+                    message="error running hook #0: nvidia-container-cli: initialization error: "
+                    "nvml error: driver not loaded",
+                ),
+            ),
+        ),
+        C.CRASH,
+        "driver not loaded",
+    ),
+    Case(
+        "a node that was started anew",
+        (
+            pod_view(0, exit=exited(255, 70, reason="Unknown")),
+            pod_view(1, exit=exited(14, 50, word=word(C.COMMUNICATION, "reset by peer"))),
+        ),
+        C.NODE_LOST,
+        "does not know how the container ended",
+    ),
+    Case(
+        "an evicted pod whose container is not found any more",
+        (
+            pod_view(
+                0,
+                disrupted=said("TerminationByKubelet", "low on memory", when=40),
+                exit=exited(137, 0, reason="ContainerStatusUnknown"),
+            ),
+            pod_view(1),
+        ),
+        C.PREEMPTED,
+        "low on memory",
     ),
     Case(
         "a broken connection is an effect of a crash that came later to light",
@@ -140,11 +189,18 @@ CASES = [
         C.PREEMPTED,
         "OutOfcpu: no room",
     ),
-    Case(
-        "evicted for what it wrote itself",
-        (pod_view(0, phase="Failed", ended=said("Evicted", "disk usage exceeds 1Gi")),),
-        C.CRASH,
-        "usage exceeds",
+    *(
+        Case(
+            f"evicted for what it wrote itself: {text}",
+            (pod_view(0, phase="Failed", ended=said("Evicted", text)),),
+            C.CRASH,
+            text,
+        )
+        for text in (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+            'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+            'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ',
+        )
     ),
     Case("a failed pod without a word", (pending(0, phase="Failed"),), C.CRASH, "did not say why"),
     Case(
@@ -168,6 +224,20 @@ def test_nothing_failed() -> None:
     assert judge(job_view(), (pod_view(0), pod_view(1)), at(60)) is None
     assert judge(job_view(), (pod_view(0, exit=exited(0)), pod_view(1)), at(60)) is None
     assert judge(job_view(), (pending(0), pending(1)), at(60)) is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"disrupted": said("EvictionByEvictionAPI", when=60)}, {"deleted": at(60)}],
+    ids=("evicted", "deleted"),
+)
+def test_a_pod_that_was_done_before_it_was_taken_away_has_not_failed(facts: dict[str, Any]) -> None:
+    done = pod_view(1, exit=exited(0, 59), **facts)
+    assert judge(job_view(), (pod_view(0), done), at(120)) is None
+    stopped = pod_view(1, exit=exited(0, 61), **facts)
+    failure = judge(job_view(), (pod_view(0), stopped), at(120))
+    assert isinstance(failure, Failure)
+    assert failure.class_ is FailureClass.PREEMPTED
 
 
 @pytest.mark.parametrize("code", [14, 143])

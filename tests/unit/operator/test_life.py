@@ -287,6 +287,21 @@ def test_a_queued_job_is_suspended_at_birth_and_says_where_it_waits() -> None:
     assert story.phase() is Phase.RUNNING
 
 
+def test_pods_that_are_seen_before_the_admission_of_their_job_are_no_eviction() -> None:
+    story = Story(pretrain(spec__compute__queue="research"))
+    story.look(0)
+    story.see_pods(pending(0, created=at(60)), pending(1, created=at(60)))
+    story.look(60)
+    assert story.phase() is Phase.QUEUED
+    assert story.deleted == []
+    story.see_job(suspended=False, started=at(60))
+    story.look(61)
+    assert story.phase() is Phase.STARTING
+    story.see_job(suspended=True, started=None)
+    story.look(62)
+    assert story.status.attempts[0].outcome is Outcome.PREEMPTED, "seen as admitted before"
+
+
 def test_a_queue_that_takes_its_place_back_ends_the_attempt_for_free() -> None:
     story = Story(pretrain(spec__compute__queue="research"))
     story.look(0)

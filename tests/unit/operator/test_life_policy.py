@@ -69,6 +69,19 @@ def test_resume_is_a_new_attempt_that_counts_neither_as_restart_nor_as_time() ->
     assert story.phase() is Phase.FAILED
 
 
+def test_a_new_leader_whose_clock_is_behind_does_not_count_time_backwards() -> None:
+    story = running()
+    story.job.spec.policy.suspend = True
+    story.look(60)
+    story.see_pods()
+    story.look(61)
+    story.job.spec.policy.suspend = False
+    story.look(58)
+    assert story.status.suspended_seconds == 0
+    story.look(60)
+    assert story.newest.number == 1
+
+
 def test_a_job_that_is_born_suspended_makes_nothing_until_it_is_resumed() -> None:
     story = Story(pretrain(spec__policy__suspend=True))
     story.look(0)
@@ -148,6 +161,36 @@ def test_children_are_removed_after_the_ttl_and_never_made_again() -> None:
     assert story.patches == before
 
 
+def test_a_job_that_takes_its_time_to_go_is_deleted_once() -> None:
+    story = running(spec__policy__ttlAfterFinished="1h")
+    story.see_pods(pod_view(0, exit=exited(0, word=succeed_word())), pod_view(1, exit=exited(0)))
+    story.see_job(complete=True)
+    story.look(100)
+    story.see_job(deleting=True)
+    story.look(3700)
+    assert story.deleted == []
+
+
+def test_what_a_failed_job_leaves_goes_with_its_last_job() -> None:
+    story = running(spec__policy__ttlAfterFinished="1h", spec__policy__deadline="1h")
+    story.look(3600)
+    assert story.phase() is Phase.FAILED
+    service, config, job = story.deleted
+    assert (service, job) == ("Service/bert-prose-ptj", "Job/bert-prose-ptj-a0")
+    assert config.startswith("ConfigMap/bert-prose-ptj-run-")
+    story.look(7200)
+    assert len(story.deleted) == 3
+
+
+def test_the_log_of_a_failed_job_stays_for_the_ttl() -> None:
+    story = running(spec__policy__ttlAfterFinished="1h")
+    story.see_pods(pod_view(0, exit=exited(10)), pod_view(1))
+    assert story.look(100).requeue_after == 3600
+    assert story.deleted == []
+    story.look(3700)
+    assert len(story.deleted) == 3
+
+
 # A spec that no schema could refuse
 
 
@@ -163,6 +206,14 @@ def test_an_invalid_job_says_what_is_wrong_and_starts_when_it_is_mended() -> Non
     story.look(1)
     assert story.condition(ConditionType.VALID).status == "True"
     assert story.newest.number == 0
+
+
+def test_mistakes_without_end_fit_the_status() -> None:
+    labels = {f"k8s.io/{number}{'a' * 60}": "x" for number in range(32)}
+    story = Story(pretrain(spec__compute__labels=labels))
+    story.look(0)
+    assert story.phase() is Phase.INVALID
+    assert (story.status.reason or "").startswith("spec.compute.labels: k8s.io/0aaa")
 
 
 def test_a_spec_that_becomes_invalid_does_not_end_what_runs() -> None:

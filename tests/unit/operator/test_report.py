@@ -1,9 +1,13 @@
 """Numbers for readers: rounded, and never behind what was already said."""
 
+import json
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 
 from support.views import at
-from troika_api.contract import Evaluation, SavedCheckpoint, Score, TrainerStatus
+from troika_api.contract import Evaluation, LastWord, SavedCheckpoint, Score, TrainerStatus
 from troika_api.v1alpha1.status import Attempt, JobStatus, Progress
 from troika_operator.report import duration, evaluation, merge, percent
 
@@ -80,3 +84,51 @@ def test_of_many_classes_those_with_the_most_rows_stay_in_their_order() -> None:
     given = evaluation(Evaluation(split="test", classes=scores))
     assert len(given.classes) == 100
     assert [score.name for score in given.classes][:2] == ["c50", "c51"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"step": 3, "loss": float("nan")},
+        {"step": 3, "etaSeconds": float("inf"), "tokensPerSecond": float("inf")},
+        {"step": 3, "etaSeconds": 1e300},
+        {"modelFlopsUtilization": -0.1, "tokensPerSecond": 1.0},
+        {"step": -1},
+        {"step": 2**64},
+        {"totalSteps": -5},
+        {"firstStep": -1, "step": 1},
+        {"epoch": -0.5},
+        {"trainingSeconds": -1.0},
+        {"trainingSeconds": float("nan")},
+        {"lastProgress": float("nan")},
+        {"checkpoint": {"step": 1, "time": 1.8e12, "path": "/mnt/troika/a"}},
+        {"checkpoint": {"step": 1, "time": 1.8e9, "path": "/mnt/troika/" + "a" * 2000}},
+    ],
+    ids=lambda said: json.dumps(said)[:60],
+)
+def test_whatever_a_trainer_says_the_status_can_be_written(said: dict[str, Any]) -> None:
+    status = JobStatus()
+    try:
+        known = TrainerStatus.model_validate_json(json.dumps(said))
+    except ValidationError:
+        return  # refused where it is read
+    merge(status, attempt(), known)
+    body = json.dumps(status.wire(), allow_nan=False)
+    assert JobStatus.model_validate_json(body) == status
+
+
+def test_a_number_that_is_not_finite_is_not_known() -> None:
+    said = TrainerStatus.model_validate_json('{"step": 4, "loss": NaN, "etaSeconds": Infinity}')
+    assert (said.step, said.loss, said.eta_seconds) == (4, None, None)
+    word = LastWord(
+        outcome="Succeeded",
+        evaluation=Evaluation(split="test", metrics={"f1": 0.5, "loss": float("inf")}),
+    )
+    assert word.evaluation is not None
+    assert word.evaluation.metrics == {"f1": 0.5}
+    assert LastWord.model_validate_json(word.to_json()) == word
+
+
+def test_more_scores_than_the_status_has_room_for_do_not_hold_the_job_up() -> None:
+    many = Evaluation(split="test", metrics={f"score{i}": 0.1 for i in range(50)})
+    assert len(evaluation(many).metrics) == 32

@@ -4,7 +4,7 @@ import pytest
 
 from support.story import Story
 from support.views import at, exited, pending, pod_view, pretrain, said
-from troika_api.contract import FailureClass, TrainerStatus
+from troika_api.contract import FailureClass, LastWord, TrainerStatus
 from troika_api.v1alpha1.status import ConditionType, Outcome, Phase
 from troika_operator.plan import Report
 from troika_operator.retry import FREE, budget
@@ -41,6 +41,15 @@ def test_a_crash_is_followed_by_another_attempt_after_a_wait_that_doubles() -> N
     assert [a.outcome for a in story.status.attempts] == [Outcome.FAILED] * 4
 
 
+def test_the_longest_wait_that_can_be_asked_for_is_ten_minutes() -> None:
+    story = Story(pretrain(spec__policy__retry={"backoff": "2562047h", "crash": 100}))
+    story.look(0)
+    for number in range(15):
+        crash(story, number, number * 1000 + 10)
+        assert story.plans[-1].requeue_after == 600
+        story.look(number * 1000 + 900)
+
+
 def test_the_reason_says_what_failed_and_when_it_goes_on() -> None:
     story = Story(pretrain())
     story.look(0)
@@ -72,6 +81,21 @@ def test_out_of_memory_halves_the_micro_batch_and_stays_there() -> None:
     crash(story, 2, 210, 1)
     story.look(400)
     assert story.newest.micro_batch_divisor == 4
+
+
+def test_a_micro_batch_is_not_halved_below_one_example() -> None:
+    story = Story(
+        pretrain(
+            spec__policy__retry={"backoff": "1s", "outOfMemory": 100},
+            spec__training__globalBatchSize=12,
+        )
+    )
+    story.look(0)
+    for number in range(6):
+        crash(story, number, number * 1000 + 10, 13)
+        story.look(number * 1000 + 900)
+    divisors = [a.micro_batch_divisor for a in story.status.attempts]
+    assert divisors == [1, 2, 4, 8, 12, 12, 12]
 
 
 def test_budgets_are_apart_by_class() -> None:
@@ -176,6 +200,16 @@ def test_the_jobs_of_the_last_two_failed_attempts_stay_for_their_logs() -> None:
         story.look(number * 100 + 60)
     assert sorted(story.observed.jobs) == [2, 3]
     assert story.deleted == ["Job/bert-prose-ptj-a0", "Job/bert-prose-ptj-a1"]
+
+
+def test_a_job_that_counts_its_failure_as_success_does_not_stay_beside_the_next() -> None:
+    story = Story(pretrain(spec__policy__retry={"backoff": "1s"}))
+    story.look(0)
+    word = LastWord(outcome="Failed", failure=FailureClass.STORAGE, message="could not export")
+    story.see_pods(pod_view(0, exit=exited(0, word=word)), pod_view(1))
+    story.look(100)
+    assert story.newest.outcome is Outcome.FAILED
+    assert story.deleted == ["Job/bert-prose-ptj-a0"]
 
 
 def test_every_class_has_a_budget() -> None:

@@ -1,6 +1,7 @@
 """The parts around the decisions: patches, limits, progress, metrics, the lease."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
@@ -8,15 +9,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client import generate_latest
+from typing_extensions import override
 
 from support.views import START, at, manifest
 from troika_api import metrics
 from troika_api.contract import TrainerStatus
 from troika_operator.bucket import TokenBucket
 from troika_operator.cluster import merge_change
-from troika_operator.errors import ConflictError, NotFoundError
+from troika_operator.errors import ConflictError, LeadershipLost, NotFoundError
 from troika_operator.leader import Leader
-from troika_operator.plan import PollTarget
+from troika_operator.plan import PollTarget, Report
 from troika_operator.progress import Poller, stagger
 from troika_operator.settings import Settings
 from troika_operator.store import Key, Store
@@ -132,6 +134,57 @@ async def test_a_trainer_is_asked_and_only_news_wake_the_job() -> None:
     await runner.cleanup()
 
 
+async def fetched(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Report | None:
+    """What a poller makes of the answer."""
+    app = web.Application()
+    app.add_routes([web.get("/status", handler), web.get("/other", _other)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    async with aiohttp.ClientSession() as session:
+        poller = Poller(session, lambda _: None, lambda: START, interval=60, port=port)
+        poller.watch(KEY, PollTarget("pod", "127.0.0.1", 2))
+        await poller.poll(KEY)
+    await runner.cleanup()
+    return poller.report(KEY)
+
+
+async def _other(_: web.Request) -> web.Response:
+    return web.Response(text=TrainerStatus(attempt=2, step=7).to_json())
+
+
+async def test_a_trainer_cannot_send_the_operator_elsewhere() -> None:
+    async def elsewhere(_: web.Request) -> web.Response:
+        raise web.HTTPFound("/other")
+
+    assert await fetched(elsewhere) is None
+
+
+async def test_an_answer_in_several_pieces_is_read_to_its_end() -> None:
+    async def pieces(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for letter in TrainerStatus(attempt=2, step=7).to_json():
+            await answer.write(letter.encode())
+            await asyncio.sleep(0)  # the reader's turn
+        return answer
+
+    report = await fetched(pieces)
+    assert report is not None
+    assert report.status.step == 7
+
+
+async def test_an_answer_without_end_is_none() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:
+            await answer.write(b" " * 4096)
+
+    assert await fetched(endless) is None
+
+
 def test_polls_are_spread_out() -> None:
     places = sorted(stagger(f"pod-{i}") for i in range(100))
     assert max(b - a for a, b in pairwise(places)) < 0.1
@@ -233,3 +286,19 @@ async def test_a_leader_that_leaves_lets_the_next_one_in_at_once() -> None:
 async def test_of_two_that_come_at_once_one_leads() -> None:
     made, _ = candidates("a", "b", "c")
     assert sum(await asyncio.gather(*(leader.try_once() for leader in made))) == 1
+
+
+class DeadConnection(Leases):
+    """Nothing comes back, not even an error."""
+
+    @override
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError(kind, namespace, name)
+
+
+async def test_a_leader_whose_calls_hang_stops_before_the_next_one_begins() -> None:
+    leader = Leader(DeadConnection(), "ns", "lease", "a", 2.0)
+    async with asyncio.timeout(2.0):
+        with pytest.raises(LeadershipLost):
+            await leader.hold()

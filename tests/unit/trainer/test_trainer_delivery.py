@@ -105,6 +105,30 @@ def test_what_is_there_stays_until_the_new_one_is(tmp_path: Path) -> None:
     assert found(fsspec.filesystem("file"), tmp_path / "model") == OLD
 
 
+@pytest.mark.parametrize("earlier", [{}, OLD], ids=["first", "again"])
+def test_what_others_keep_in_the_directory_of_the_model_stays(
+    tmp_path: Path, earlier: dict[str, str]
+) -> None:
+    model = tmp_path / "model"
+    if earlier:
+        deliver(model, earlier, attempt=0)
+    others = {"checkpoints/step-5/state": "five", "extra/notes.txt": "mine", "train.jsonl": "rows"}
+    for name, content in others.items():
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(content)
+    deliver(model, NEW, attempt=1)
+    assert found(fsspec.filesystem("file"), model) == {**NEW, **others}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_directory_with_a_model_alone_or_with_nothing_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for content in (OLD, NEW):
+        delivery = begin(tmp_path / "model", content, attempt=1)
+        assert delivery.directory.parent == tmp_path
+        delivery.publish()
+
+
 def test_all_of_it_is_on_the_disk_before_it_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,10 +7,11 @@
     <target>/.tmp-TERM-9f31c07a/          the same in a mount point or an object store
 
 A directory on a disk is written beside its target and renamed: whoever looks sees the old one or
-the new one. A mount point, a directory that is all one may write to, and what is in an object
-store cannot be renamed: there the files are staged inside and moved one by one. `FIRST_READ` goes
-away before the others and comes after them, so that a reader finds the old files, no model, or
-the new ones, and never some of each.
+the new one. A mount point, a directory that is all one may write to, one that holds what is not
+ours, such as the checkpoints of the run, and what is in an object store cannot be renamed: there
+the files are staged inside and moved one by one. `FIRST_READ` goes away before the others and
+comes after them, so that a reader finds the old files, no model, or the new ones, and never some
+of each.
 """
 
 import contextlib
@@ -83,9 +84,31 @@ def delivery_to(uri: str, *, term: Term, token: str) -> Delivery:
         return _Inside(uri, term, token, filesystem, path)
     target = Path(path)
     closed = target.is_dir() and not os.access(target.parent, os.W_OK, effective_ids=True)
-    if target.is_mount() or closed:
+    if target.is_mount() or closed or _holds_more(target):
         return _Inside(uri, term, token, filesystem, path)
     return _Beside(uri, term, token, target)
+
+
+def _holds_more(target: Path) -> bool:
+    """Whether files are there that no delivery has made: a directory is replaced as a whole."""
+    if not target.is_dir():
+        return False
+    try:
+        return not _files(target) <= _delivered(target)
+    except OSError:
+        return True  # what cannot be looked at is not ours to remove
+
+
+def _files(directory: Path) -> set[str]:
+    found = (path for path in directory.rglob("*") if not path.is_dir())
+    return {path.relative_to(directory).as_posix() for path in found}
+
+
+def _delivered(directory: Path) -> set[str]:
+    try:
+        return {SUMS, *json.loads((directory / SUMS).read_text())}
+    except (FileNotFoundError, ValueError):
+        return {SUMS}
 
 
 class _Beside(Delivery):

@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 INT_OR_STRING = "x-kubernetes-int-or-string"
@@ -82,7 +82,8 @@ Duration = Annotated[
     AfterValidator(_positive_duration),
 ]
 Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
-Name = Annotated[str, Field(pattern=_NAME, max_length=63)]
+Name = Annotated[str, Field(pattern=_NAME, max_length=253)]
+"""Of an object of ours: the API server takes any DNS subdomain."""
 LabelValue = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)
 ]

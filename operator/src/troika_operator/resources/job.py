@@ -68,11 +68,12 @@ def template(
         metadata=V1ObjectMeta(
             labels={**compute.labels, **labels(job, shape.number)},
             annotations={
-                **compute.annotations,
                 ANNOTATION_RUN_HASH: config_name.rpartition("-")[2],
                 "prometheus.io/scrape": "true",
                 "prometheus.io/port": str(PORT_METRICS),
                 "prometheus.io/path": "/metrics",
+                # Last: a user may scrape otherwise, and cannot set what is ours (`validation`).
+                **compute.annotations,
             },
         ),
         spec=V1PodSpec(

@@ -181,15 +181,16 @@ def security(platform: Platform) -> V1PodSecurityContext:
 
 
 def tolerations(compute: Compute) -> list[V1Toleration]:
-    """A lost node is given up after 30 s instead of Kubernetes' 300; then the user's own."""
+    """A lost node is given up after 30 s instead of Kubernetes' 300, unless the user says how long:
+    of two tolerations the shorter would count. Then the user's own.
+    """
+    named = {given.key for given in compute.tolerations}
     gone = [
         V1Toleration(
-            key=f"node.kubernetes.io/{state}",
-            operator="Exists",
-            effect="NoExecute",
-            toleration_seconds=NODE_GONE_SECONDS,
+            key=key, operator="Exists", effect="NoExecute", toleration_seconds=NODE_GONE_SECONDS
         )
         for state in ("not-ready", "unreachable")
+        if (key := f"node.kubernetes.io/{state}") not in named
     ]
     own = [V1Toleration(**given.model_dump(exclude_none=True)) for given in compute.tolerations]
     return [*gone, *own]

@@ -32,6 +32,9 @@ _OWN = "give this run a checkpoint.uri of its own"
 def lineage(run: Run, content: Mapping[str, str]) -> Lineage:
     """What has to be equal.
 
+    A field that is added after a release needs a value for checkpoints that lack it: a newer
+    trainer goes on with what an older one has begun.
+
     Args:
         run: The run file.
         content: Digests of what is read, by field.

@@ -104,7 +104,7 @@ def test_every_rank_knows_what_was_read_whoever_has_the_last_sequence(
 ) -> None:
     """Step 2 has a single sequence of the second window: the last rank gets it."""
     order = StreamOrder(size=15, batch=8, seed=3)
-    run = make_run(tmp_path)
+    run = stream_run(tmp_path)
     told = []
     for rank in range(2):
         reading = Reading(run, tokenizer, window=15)
@@ -122,7 +122,7 @@ def test_a_rank_that_has_read_for_the_next_step_can_tell_of_the_one_before(
     tmp_path: Path, tokenizer: Any
 ) -> None:
     """Of 20 sequences: step 4 was read, another rank could not make step 3, all save step 2."""
-    run = make_run(tmp_path)
+    run = stream_run(tmp_path)
     on, even = (Reading(run, tokenizer, window=24) for _ in range(2))
     even.sequences(0, 40)
     on.sequences(0, 80)

@@ -25,9 +25,10 @@ from troika_trainer.distributed import Group
 from troika_trainer.errors import DataError, StorageError
 from troika_trainer.place import Place
 from troika_trainer.prepare import Cache
-from troika_trainer.rows import find_files, read_rows
+from troika_trainer.rows import Row, find_files, read_rows
 from troika_trainer.shards import ColumnType, Store, Writer
 from troika_trainer.sources import Sources
+from troika_trainer.tasks.classes import class_facts
 
 ROWS = [{"text": "Grüße, Welt", "n": 1}, {"text": 'two\nlines and "quotes"', "n": 2}]
 
@@ -226,6 +227,18 @@ def test_a_split_without_rows(tmp_path: Path) -> None:
 def test_a_single_class(tmp_path: Path) -> None:
     message = label_error(tmp_path, "train", "text,label\nfine,good\n")
     assert message == "the training split has 1 class(es) in column 'label': good"
+
+
+def test_a_number_that_no_float_holds_is_named() -> None:
+    row = Row({"score": 10**400}, "rows.jsonl", 3)
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 3, column 'score': expected a number"):
+        row.number("score")
+
+
+def test_what_only_looks_like_a_whole_number_is_a_label_like_others() -> None:
+    labels = ["b", "--5", "²", "10", "-3", "9" * 5000, "2"]
+    found = class_facts(dict.fromkeys(labels, 1), "label")["labels"]
+    assert found == ["-3", "2", "10", "--5", "9" * 5000, "b", "²"]
 
 
 def test_held_out_rows_stay_held_out_whatever_joins_them(tmp_path: Path) -> None:

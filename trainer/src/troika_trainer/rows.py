@@ -132,7 +132,7 @@ class Row:
         """
         value = self.value(column)
         if isinstance(value, int | float | str) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError):
                 if math.isfinite(number := float(value)):
                     return number
         raise self.error(f"column {column!r}: expected a number, got {_describe(value)}")

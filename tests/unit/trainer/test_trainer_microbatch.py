@@ -117,8 +117,9 @@ class Lengths:
 def test_the_longest_examples_are_found_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("troika_trainer.microbatch.LOOKED_AT_ONCE", 3)
     examples = Lengths([5, 1, 9, 2, 8, 3, 7, 4])
-    assert longest(examples, count=3).tolist() == [6, 4, 2]
-    assert sorted(longest(examples).tolist()) == list(range(8))
+    assert longest(examples, among=8, count=3).tolist() == [6, 4, 2]
+    assert longest(examples, among=5, count=3).tolist() == [0, 4, 2]
+    assert sorted(longest(examples, among=8).tolist()) == list(range(8))
 
 
 def kept(directory: Path, *, size: int = 1, divisor: int = 1) -> Kept:

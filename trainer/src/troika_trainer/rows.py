@@ -82,6 +82,9 @@ class Row:
     """Where `path` is; the local disk where it is not said."""
     place: int = 0
     """Its place among the rows of its split, from 1; 0 where nobody has counted."""
+    halves: tuple[str, ...] = ()
+    """Columns in which half a character stands, as is left where a text is cut within an emoji.
+    Tokenizers refuse such a text, and do not say why."""
 
     def text(self, column: str) -> str:
         """The text in a column.
@@ -191,7 +194,7 @@ class Row:
         """What stands in a column.
 
         Raises:
-            DataError: there is no such column.
+            DataError: there is no such column, or it holds what is no text.
         """
         if column not in self.values:
             raise DataError(
@@ -199,7 +202,12 @@ class Row:
                 f"there are {', '.join(map(repr, self.values)) or 'none'}",
                 "name the right column in data, or add it to the file",
             )
-        return self.values[column]
+        found = self.values[column]
+        if column in self.halves and (half := _half_in(found)):
+            raise self.error(
+                f"column {column!r}: expected whole characters, got \\u{ord(half):04x}, half of one"
+            )
+        return found
 
 
 def text_column(row: Row, column: str) -> str:
@@ -323,7 +331,7 @@ def _jsonl(file: DataFile, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
             continue
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{file.path}, line {number}: expected one JSON object a line: {error}",
                 "write one object a line (JSON Lines)",
@@ -333,7 +341,22 @@ def _jsonl(file: DataFile, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
                 f"{file.path}, line {number}: expected a JSON object, got {_describe(values)}",
                 "write one object a line (JSON Lines)",
             )
-        yield Row(values, file.path, number, file.filesystem)
+        halves = _halves(values) if "\\ud" in line or "\\uD" in line else ()
+        yield Row(values, file.path, number, file.filesystem, halves=halves)
+
+
+def _halves(values: dict[str, Any]) -> tuple[str, ...]:
+    """The columns in which half a character stands. JSON can spell it, no encoding can write it."""
+    return tuple(column for column, value in values.items() if _half_in(value))
+
+
+def _half_in(value: object) -> str | None:
+    """The first half of a character in a value."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return error.object[error.start]
+    return None
 
 
 def _csv(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:

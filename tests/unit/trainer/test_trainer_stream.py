@@ -396,25 +396,6 @@ def test_a_streamed_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     assert kept <= {"tokenizer", ".tokenizer"}, "no tokens on the disk"
 
 
-@pytest.mark.timeout(120)
-def test_what_a_stream_is_tried_on_is_of_its_first_window(tmp_path: Path) -> None:
-    """It has no end: who looks for the longest of all its examples never comes back."""
-    given, run = (streamed_run(tmp_path, name, "masks") for name in ("whole", "tried"))
-    given["model"] = run["model"] = {"config": TINY_BERT}  # no dropout, which sizes would change
-    run["training"] |= {"microBatchSize": "Auto", "compile": "Auto"}
-    whole = train_here(given)
-
-    def stop_in_step_8(step: int, stop: StopSignal) -> None:
-        stop.requested = step == 8
-
-    with pytest.raises(TerminatedError):
-        train_here(run, after_step=stop_in_step_8)
-    for note in (tmp_path / "tried/checkpoints/cache").glob("*.json"):
-        note.unlink()  # as on another machine: tried again, and then the stream goes on in step 10
-    rest = train_here(run, place=Place(attempt=1))
-    assert rest.losses == pytest.approx(whole.losses[9:], abs=2e-5)
-
-
 def test_a_bad_row_late_in_a_stream_costs_no_step_once_it_is_corrected(tmp_path: Path) -> None:
     good = [json.dumps({"text": f"{number} ok"}) for number in range(1500)]
     corpus = tmp_path / "corpus.jsonl"

@@ -16,9 +16,16 @@ from troika_api.contract import FailureClass
 from troika_api.v1alpha1.run import RUN
 from troika_trainer.batch import Batch, Integers
 from troika_trainer.distributed import Group
-from troika_trainer.errors import EXIT_CRASH, OutOfMemoryError, ShrunkError, verdict
+from troika_trainer.errors import (
+    EXIT_CRASH,
+    OutOfMemoryError,
+    ShrunkError,
+    TerminatedError,
+    verdict,
+)
 from troika_trainer.microbatch import Kept, Trial, longest, search
 from troika_trainer.place import Place
+from troika_trainer.shutdown import StopSignal
 
 DROPOUT = {"hidden_dropout_prob": 0.2}
 
@@ -117,8 +124,9 @@ class Lengths:
 def test_the_longest_examples_are_found_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("troika_trainer.microbatch.LOOKED_AT_ONCE", 3)
     examples = Lengths([5, 1, 9, 2, 8, 3, 7, 4])
-    assert longest(examples, count=3).tolist() == [6, 4, 2]
-    assert sorted(longest(examples).tolist()) == list(range(8))
+    assert longest(examples, among=8, count=3).tolist() == [6, 4, 2]
+    assert longest(examples, among=5, count=3).tolist() == [0, 4, 2]
+    assert sorted(longest(examples, among=8).tolist()) == list(range(8))
 
 
 def kept(directory: Path, *, size: int = 1, divisor: int = 1) -> Kept:
@@ -178,6 +186,25 @@ def test_auto_finds_a_size_once_and_trains_the_same(
     assert len(lines) == 1
     file = tmp_path / "auto" / "checkpoints" / "cache" / "micro-batch.json"
     assert json.loads(file.read_text()) == {"CPU": lines[0].sequences}  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(120)
+def test_what_a_stream_is_tried_on_is_of_its_first_window(tmp_path: Path) -> None:
+    """It has no end: who looks for the longest of all its examples never comes back."""
+    streamed = {"streaming": True, "shuffleWindow": 24}
+    whole = train_here(pretrain_run(tmp_path / "whole", data=streamed))
+    auto = {"microBatchSize": "Auto", "compile": "Auto"}
+    run = pretrain_run(tmp_path / "tried", data=streamed, training=auto)
+
+    def stop_in_step_8(step: int, stop: StopSignal) -> None:
+        stop.requested = step == 8
+
+    with pytest.raises(TerminatedError):
+        train_here(run, after_step=stop_in_step_8)
+    for note in (tmp_path / "tried/checkpoints/cache").glob("*.json"):
+        note.unlink()  # as on another machine: tried again, and then the stream goes on in step 10
+    rest = train_here(run, place=Place(attempt=1))
+    assert rest.losses == pytest.approx(whole.losses[9:], abs=2e-5)
 
 
 @pytest.fixture

@@ -97,3 +97,13 @@ def test_of_a_thousand_classes_the_text_has_the_largest() -> None:
     assert "the 50 of 1000 classes with the most rows; report.json has all" in lines
     assert len(report.as_text()) < 4000
     assert len(report.as_dict()["classes"]) == 1000
+
+
+def test_of_ten_thousand_classes_no_matrix_is_made() -> None:
+    """It would have a hundred million numbers, in every evaluation on every rank."""
+    truth = np.arange(10_000)
+    guess = np.where(truth % 4 == 0, (truth + 1) % 10_000, truth)
+    report = classification_report(truth, guess, [str(number) for number in truth])
+    assert report.confusion is None
+    assert report.accuracy == report.macro.recall == pytest.approx(0.75)
+    assert [(s.precision, s.recall) for s in report.classes[:3]] == [(0, 0), (0.5, 1), (1, 1)]

@@ -27,8 +27,10 @@ from troika_trainer.tasks.classes import (
     class_facts,
     with_more_classes,
 )
+from troika_trainer.tasks.ranking import Ranking
 from troika_trainer.tasks.token_classification import TokenClassification
 from troika_trainer.tasks.weighing import Weighing
+from troika_trainer.tokenizer import load_tokenizer
 
 Rows = Iterable[dict[str, Any]]
 
@@ -119,6 +121,16 @@ def test_a_query_is_the_same_one_as_a_number_and_as_text(tmp_path: Path) -> None
     task, stores = prepared(tmp_path, "Ranking", rows, data={"columns": {"query": "asked"}})
     train, held = (set(task.examples(stores[s]).query.tolist()) for s in ("train", "validation"))  # type: ignore[attr-defined]
     assert not train & held
+
+
+def test_a_history_is_cut_at_its_beginning_also_by_an_attempt_that_encodes_nothing(
+    tmp_path: Path,
+) -> None:
+    """Its tokenizer is the one that is exported, and that readers cut histories with."""
+    model, splits = words(tmp_path / "start"), {"train": tmp_path / "rows.jsonl"}
+    run = RUN.validate_python(finetune_run(tmp_path, task="Ranking", model=model, splits=splits))
+    task = Ranking(run, load_tokenizer(str(model), trust_remote_code=False))
+    assert task.tokenizer.truncation_side == "left"
 
 
 def test_all_questions_on_a_context_are_on_one_side(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ class Cutting:
             )
 
     def _prober(self) -> microbatch.Prober:
-        return microbatch.Prober(self._strategy, self._train, self._arithmetic, self.kept)
+        return microbatch.Prober(
+            self._strategy, self._train, self._arithmetic, self.kept, among=self._order.size
+        )
 
     def _cut(self, micro: int) -> None:
         """Make the steps from now on of micro-batches of this size; what is in a step stays."""

@@ -82,11 +82,17 @@ class Prober:
     """Tries sizes on this machine, all ranks together."""
 
     def __init__(
-        self, strategy: Strategy, examples: Examples, arithmetic: Arithmetic, kept: "Kept"
+        self,
+        strategy: Strategy,
+        examples: Examples,
+        arithmetic: Arithmetic,
+        kept: "Kept",
+        *,
+        among: int,
     ) -> None:
         self._strategy, self._examples, self._arithmetic = strategy, examples, arithmetic
         self._kept = kept
-        self._longest = longest(examples)
+        self._longest = longest(examples, among=among)
 
     def measure(self, size: int) -> Trial | None:
         """Forward and backward, exchange included; None where memory ran out on any rank."""
@@ -143,11 +149,17 @@ class Prober:
         return sum(2 * weight.nbytes for weight in local)
 
 
-def longest(examples: Examples, *, count: int = 4096) -> Integers:
-    """Numbers of the longest examples, the longest last. Shape [at most `count`]."""
+def longest(examples: Examples, *, among: int, count: int = 4096) -> Integers:
+    """Numbers of the longest examples, the longest last. Shape [at most `count`].
+
+    Args:
+        examples: Of the training split; of a stream there is no end.
+        among: How many of them, from the first on, are looked at.
+        count: How many are wanted.
+    """
     best = np.empty(0, dtype=np.int64)
-    for start in range(0, len(examples), LOOKED_AT_ONCE):
-        some = np.arange(start, min(start + LOOKED_AT_ONCE, len(examples)))
+    for start in range(0, among, LOOKED_AT_ONCE):
+        some = np.arange(start, min(start + LOOKED_AT_ONCE, among))
         both = np.concatenate([best, some])
         best = both[np.argsort(examples.lengths(both), kind="stable")[-count:]]
     return best

@@ -16,6 +16,8 @@ MOST_LISTED = 50
 """Classes that the text has a line for; it is also part of the model's card."""
 MOST_CROSSED = 20
 """Classes up to which the text has a confusion matrix: its size is the square of their number."""
+MOST_COUNTED = 1000
+"""Classes up to which there is a confusion matrix at all: that of 10,000 takes gigabytes."""
 LONGEST_SHOWN = 600
 """Characters of a text in a report."""
 
@@ -88,7 +90,8 @@ class ClassificationReport:
     weighted: Score
     """Mean over the classes, weighted by how many samples they have."""
     confusion: list[list[int]] | None = None
-    """Samples by true class (rows) and predicted class (columns), where each has just one."""
+    """Samples by true class (rows) and predicted class (columns), where each has just one; None
+    where there are more than `MOST_COUNTED` classes."""
 
     def as_dict(self) -> dict[str, Any]:
         """For report.json."""
@@ -156,10 +159,16 @@ def classification_report(
         predicted: Predicted class of each sample, shape [samples].
         names: Name of each class.
     """
-    matrix = confusion_matrix(truth, predicted, len(names))
-    counts = Counts(hits=np.diag(matrix), predicted=matrix.sum(axis=0), support=matrix.sum(axis=1))
+    kinds = len(names)
+    counts = Counts(
+        hits=np.bincount(truth[truth == predicted], minlength=kinds),
+        predicted=np.bincount(predicted, minlength=kinds),
+        support=np.bincount(truth, minlength=kinds),
+    )
     accuracy = float(counts.hits.sum() / max(len(truth), 1))
-    return report_of(counts, names, accuracy=accuracy, confusion=matrix.tolist())
+    crossed = kinds <= MOST_COUNTED
+    confusion = confusion_matrix(truth, predicted, kinds).tolist() if crossed else None
+    return report_of(counts, names, accuracy=accuracy, confusion=confusion)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,9 @@ class Row:
     """Its place among the rows of its split, from 1; 0 where nobody has counted."""
     classes: Mapping[str, Names] = field(default_factory=dict)
     """Names of classes that are numbers here, by column, where the file itself has them."""
+    halves: tuple[str, ...] = ()
+    """Columns in which half a character stands, as is left where a text is cut within an emoji.
+    Tokenizers refuse such a text, and do not say why."""
 
     def text(self, column: str) -> str:
         """The text in a column.
@@ -153,7 +156,7 @@ class Row:
         """
         value = self.value(column)
         if isinstance(value, int | float | str) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError):
                 if math.isfinite(number := float(value)):
                     return number
         raise self.error(f"column {column!r}: expected a number, got {_describe(value)}")
@@ -212,7 +215,7 @@ class Row:
         """What stands in a column.
 
         Raises:
-            DataError: there is no such column.
+            DataError: there is no such column, or it holds what is no text.
         """
         if column not in self.values:
             raise DataError(
@@ -220,7 +223,12 @@ class Row:
                 f"there are {', '.join(map(repr, self.values)) or 'none'}",
                 "name the right column in data, or add it to the file",
             )
-        return self.values[column]
+        found = self.values[column]
+        if column in self.halves and (half := _half_in(found)):
+            raise self.error(
+                f"column {column!r}: expected whole characters, got \\u{ord(half):04x}, half of one"
+            )
+        return found
 
 
 def text_column(row: Row, column: str) -> str:
@@ -344,7 +352,7 @@ def _jsonl(file: DataFile, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
             continue
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{file.path}, line {number}: expected one JSON object a line: {error}",
                 "write one object a line (JSON Lines)",
@@ -354,7 +362,22 @@ def _jsonl(file: DataFile, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
                 f"{file.path}, line {number}: expected a JSON object, got {_describe(values)}",
                 "write one object a line (JSON Lines)",
             )
-        yield Row(values, file.path, number, file.filesystem)
+        halves = _halves(values) if "\\ud" in line or "\\uD" in line else ()
+        yield Row(values, file.path, number, file.filesystem, halves=halves)
+
+
+def _halves(values: dict[str, Any]) -> tuple[str, ...]:
+    """The columns in which half a character stands. JSON can spell it, no encoding can write it."""
+    return tuple(column for column, value in values.items() if _half_in(value))
+
+
+def _half_in(value: object) -> str | None:
+    """The first half of a character in a value."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return error.object[error.start]
+    return None
 
 
 def _csv(file: DataFile, lines: io.TextIOWrapper) -> Iterator[Row]:

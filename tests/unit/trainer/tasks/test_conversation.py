@@ -107,6 +107,14 @@ def test_a_template_without_marks_is_read_by_what_each_answer_adds(
     assert answers(tokenizer, TALK) == "Frozen water.<|im_end|>\nSweet apples.<|im_end|>\n"
 
 
+@pytest.mark.parametrize("template", [CHATML, THINKING])
+def test_an_assistant_may_speak_first(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    tokenizer.chat_template = template
+    said = answers(tokenizer, [{"role": "assistant", "content": "Ask me."}, *TALK[1:3]])
+    thought = "<think>\n\n</think>\n\n" if template == THINKING else ""
+    assert said == f"Ask me.<|im_end|>\n{thought}Frozen water.<|im_end|>\n"
+
+
 HELLO: list[Message] = [
     *TALK,
     {"role": "user", "content": "assistant"},

@@ -66,3 +66,23 @@ def test_the_best_span_never_ends_before_it_starts() -> None:
     end = torch.tensor([[2.0, 8.0, 3.0, 0.0, 1.0], [0.0, 0.0, 1.0, -torch.inf, 6.0]])
     found = best_spans(torch.stack([start, end], dim=1))
     assert found.tolist() == [[3, 4, 10.0, 7.0], [1, 4, 13.0, 0.0]]
+
+
+def test_the_best_span_is_the_best_of_all_pairs() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(50, 2, 12)
+    for window, found in zip(logits, best_spans(logits).tolist(), strict=True):
+        scores = {
+            (start, end): (window[0, start] + window[1, end]).item()
+            for start in range(1, 12)
+            for end in range(start, 12)
+        }
+        assert (found[0], found[1]) == max(scores, key=scores.__getitem__)
+        assert found[2] == pytest.approx(max(scores.values()))
+
+
+def test_long_windows_need_no_table_of_all_pairs() -> None:
+    """Of 100,000 tokens that would have 40 GB."""
+    logits = torch.zeros(1, 2, 100_000)
+    logits[0, 0, 70_000] = logits[0, 1, 80_000] = 1.0
+    assert best_spans(logits).tolist() == [[70_000, 80_000, 2.0, 0.0]]

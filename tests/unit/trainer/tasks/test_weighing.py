@@ -1,6 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
 from troika_api.v1alpha1.method import Loss
 from troika_trainer.errors import ConfigError
@@ -180,3 +184,32 @@ def test_evaluation_measures_the_plain_loss_of_decisions() -> None:
     logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 0]])
     expected = nn.BCEWithLogitsLoss()(logits, labels.float())
     torch.testing.assert_close(weighing.loss(logits, labels, training=False), expected)
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes of every copy to another device whether the host goes on meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.go_on: list[bool] = []
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and "device" in kwargs:
+            self.go_on.append(bool(kwargs.get("non_blocking")))
+        return func(*args, **kwargs)
+
+
+def test_no_pass_waits_for_the_weights_of_the_classes() -> None:
+    """The device is a thought one, which no number leaves: each copy to it is seen all the same."""
+    spec = Loss(class_weighting="Balanced")
+    logits = torch.empty(8, 2, device="meta")
+    with Copies() as copies:
+        Weighing(spec, COUNTS).loss(
+            logits, torch.empty(8, dtype=torch.int64, device="meta"), training=True
+        )
+        DecisionWeighing(spec, COUNTS, 100).loss(
+            logits, torch.empty(8, 2, dtype=torch.int64, device="meta"), training=True
+        )
+    assert copies.go_on == [True, True]

@@ -106,7 +106,7 @@ def messages_in(row: Row, column: str, *, role: str) -> list[Message]:
     Raises:
         DataError: it holds something else.
     """
-    value = row.values.get(column)
+    value = row.value(column) if column in row.values else None
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if not isinstance(value, list):

@@ -17,6 +17,7 @@ from troika_trainer.errors import DataError
 from troika_trainer.measures import by_query, gains, ndcg, reciprocal_rank, roc_auc
 from troika_trainer.report import Mistake, shortened, worst
 from troika_trainer.rows import Row
+from troika_trainer.runfile import Run
 from troika_trainer.shards import Array, ColumnType, Example, Store
 
 from .base import Measured, while_measuring
@@ -83,6 +84,12 @@ class Ranking(TextTask):
     highest: float
     """Relevance that counts as certain."""
 
+    def __init__(self, run: Run, preprocessor: Any) -> None:
+        super().__init__(run, preprocessor)
+        # The newest of a long history stands at its end, and says more than the oldest. Here, and
+        # not where texts are encoded: no attempt but the first does that, and all export.
+        self.tokenizer.truncation_side = "left"
+
     @property
     @override
     def columns(self) -> dict[str, ColumnType]:
@@ -119,8 +126,6 @@ class Ranking(TextTask):
         part = self.spec.data.columns
         labels = [self._relevance(row) for row in rows]
         queries = [query_hash(row.label(part.query)) for row in rows]
-        # The newest of a long history stands at its end, and says more than the oldest.
-        self.tokenizer.truncation_side = "left"
         encoded = self.tokenize(
             [row.text(part.history) for row in rows],
             [row.text(part.candidate) for row in rows],

@@ -45,7 +45,12 @@ def answer_spans(
 def _by_prefixes(
     render: Render, messages: list[Message], text: str, turns: list[int]
 ) -> list[Span] | None:
-    """An answer is what the text gains by it; None where what follows changes what was before."""
+    """An answer is what the text gains by it; None where what follows changes what was before.
+
+    Nor where the assistant speaks first: transformers does not render what comes before that.
+    """
+    if 0 in turns:
+        return None
     spans = []
     for index in turns:
         before = render(messages[:index], invite=True)

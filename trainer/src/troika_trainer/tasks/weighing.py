@@ -74,6 +74,11 @@ def _named(weights: Mapping[str, float], counts: Mapping[str, int]) -> torch.Ten
     return torch.tensor([weights.get(name, 1.0) for name in counts], dtype=torch.float64)
 
 
+def _beside(weights: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The weights where the logits are. They never change: nobody need wait for so small a copy."""
+    return weights.to(logits.device, non_blocking=True)
+
+
 class Weighing:
     """Cross-entropy as the run wants it in training; plain in evaluation, so that runs compare."""
 
@@ -106,7 +111,7 @@ class Weighing:
         # An example counts as its class does. torch's own `weight` would weigh each share of a
         # smoothed label by the class that gets it: rare classes would outbid the common label.
         if self._weights is not None:
-            losses = losses * self._weights.to(logits.device)[labels.clamp(min=0)]
+            losses = losses * _beside(self._weights, logits)[labels.clamp(min=0)]
         return losses.sum()
 
     def among(self, logits: torch.Tensor, labels: torch.Tensor, *, training: bool) -> torch.Tensor:
@@ -147,7 +152,7 @@ class DecisionWeighing:
         wanted = wanted * (1.0 - self._smoothing) + 0.5 * self._smoothing
         weights = None
         if self._weights is not None:
-            without, with_it = self._weights.to(logits.device)
+            without, with_it = _beside(self._weights, logits)
             weights = torch.where(labels > 0, with_it, without)
         losses = binary_cross_entropy_with_logits(logits, wanted, weights, reduction="none")
         return losses.mean(-1).sum()

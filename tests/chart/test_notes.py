@@ -1,6 +1,8 @@
 """What Helm prints after an install."""
 
-from chart.helm import CHART
+import yaml
+
+from chart.helm import CHART, ROOT
 from chart.notes import first_job
 from troika_api.contract import claims
 from troika_api.v1alpha1.pretrain import PretrainJob
@@ -17,3 +19,8 @@ def test_the_notes_watch_the_job_that_they_give() -> None:
     _, body = first_job()
     notes = (CHART / "templates/NOTES.txt").read_text()
     assert f"--for=condition=Complete ptj/{body['metadata']['name']}" in notes
+
+
+def test_the_first_job_is_the_one_of_the_examples() -> None:
+    text = (ROOT / "examples/first/first.yaml").read_text()
+    assert list(yaml.safe_load_all(text)) == first_job()

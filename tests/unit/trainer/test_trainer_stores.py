@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 from pyarrow import parquet
 

@@ -55,8 +55,8 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
 def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, ...]) -> Plan:
     """Nothing ended: say how far it is, and since when nothing moved."""
     policy = draft.job.spec.policy
-    gpus = attempt.nodes * attempt.gpus_per_node
-    draft.status.gpus = 0 if view.suspended else gpus
+    # A pod without a node holds nothing, however long it waits.
+    draft.status.gpus = attempt.gpus_per_node * sum(pod.scheduled for pod in pods)
     heard = draft.observed.report
     if heard is not None:
         report.merge(draft.status, attempt, heard.status)

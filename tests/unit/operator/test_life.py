@@ -240,6 +240,34 @@ def test_the_reason_says_what_holds_the_pods_up(pod: dict[str, Any], word: str, 
     assert story.condition(ConditionType.SCHEDULED).reason == word
 
 
+def test_where_nodes_have_too_little_the_reason_says_what_each_pod_asks_for() -> None:
+    story = Story(pretrain(spec__compute__gpusPerNode=8))
+    story.look(0)
+    text = (
+        "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. "
+        "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+    )
+    story.see_pods(pending(0, unschedulable=said("Unschedulable", text)), pending(1))
+    story.look(70)
+    assert story.status.reason == (
+        "0/3 nodes are available: 3 Insufficient nvidia.com/gpu; "
+        "each of 2 pod(s) asks for nvidia.com/gpu 8, cpu 4, memory 8Gi"
+    )
+
+
+def test_pods_without_a_node_hold_no_gpus() -> None:
+    story = Story(pretrain(spec__compute__gpusPerNode=8))
+    story.look(0)
+    story.see_pods(pending(0), pending(1))
+    story.look(2)
+    assert story.status.gpus == 0
+    story.see_pods(pod_view(0), pending(1))
+    story.look(4)
+    assert story.status.gpus == 8
+    story.run()
+    assert story.status.gpus == 16
+
+
 def test_the_gang_says_why_it_is_not_placed() -> None:
     story = Story(pretrain())
     story.look(0)

@@ -12,7 +12,7 @@ from .between import after_attempt
 from .conditions import Situation
 from .draft import Draft, admitted, rank_zero
 from .ending import succeed
-from .failures import Settling, judge, last_word
+from .failures import Settling, judge, last_word, named
 from .plan import Plan, PollTarget
 from .remedies import remedy_for
 from .resources.attempt import Shape
@@ -81,7 +81,7 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
         Situation(
             Phase.RUNNING,
             "PodsRunning",
-            _doing(draft, stalled),
+            _doing(draft, attempt, stalled),
             scheduled=True,
             running=True,
             stalled=stalled,
@@ -90,14 +90,20 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
     return draft.plan(delete=draft.sweep(), poll=_target(attempt, pods))
 
 
-def _doing(draft: Draft, stalled: Said | None) -> str | None:
+def _doing(draft: Draft, attempt: Attempt, stalled: Said | None) -> str | None:
     """What a running job is doing, in a few words."""
     if stalled is not None:
         return f"no progress: {stalled.message}"
     heard = draft.observed.report
     if heard is not None and heard.silent:
         return "running, but rank 0 does not answer"
-    return draft.status.progress.stage if draft.status.progress else None
+    progress = draft.status.progress
+    # Before its first word a trainer loads torch, which takes longer than anything a pod waits for.
+    doing = progress.stage if progress and progress.stage else "the trainer starts"
+    current = heard is not None and heard.status.attempt == attempt.number
+    # Nobody would see otherwise that a hub, say, does not answer: no attempt has failed yet.
+    again = heard.status.started_again if heard is not None and current else None
+    return f"{doing}; started again in its pod after: {named(again)}" if again else doing
 
 
 def _all_run(view: JobView, pods: tuple[PodView, ...]) -> bool:

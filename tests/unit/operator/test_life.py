@@ -35,6 +35,7 @@ def test_running_means_that_every_pod_runs() -> None:
     assert story.condition(ConditionType.RUNNING).status == "False"
     story.run()
     assert story.phase() is Phase.RUNNING
+    assert story.status.reason == "the trainer starts", "it has said nothing yet"
     assert story.condition(ConditionType.RUNNING).status == "True"
     assert story.condition(ConditionType.SCHEDULED).status == "True"
 
@@ -266,6 +267,18 @@ def test_pods_without_a_node_hold_no_gpus() -> None:
     assert story.status.gpus == 8
     story.run()
     assert story.status.gpus == 16
+
+
+def test_a_start_anew_in_the_pod_is_told_with_its_cause() -> None:
+    story = running()
+    said_now = training(
+        0, stage="Loading", started_again="cannot read /mnt/troika/corpus/a: no answer"
+    )
+    story.see(report=Report(said_now, moved=at(20)))
+    story.look(20)
+    assert story.status.reason == (
+        "Loading; started again in its pod after: cannot read pvc://corpus/a: no answer"
+    )
 
 
 def test_the_gang_says_why_it_is_not_placed() -> None:

@@ -1,0 +1,53 @@
+"""A look at the files before torch is loaded: what is wrong with them most often is seen at once.
+
+The ranks find the same mistakes, and many more; but they need half a minute and more to get there.
+"""
+
+from collections.abc import Iterator
+
+from pydantic.alias_generators import to_snake
+
+from troika_api.v1alpha1.run import FinetuneRun
+from troika_api.v1alpha1.tasks import TASKS, Task
+
+from .loading import lacks_directory, no_directory
+from .rows import Row, text_column
+from .runfile import Run
+from .sources import Sources
+
+OTHERWISE = {Task.CHAT: ("messages", "prompt", "completion"), Task.PREFERENCE: ("prompt",)}
+"""Columns that may be missing, because the task finds what it needs in others then."""
+
+
+def look(run: Run) -> None:
+    """Find the model, the files of every split, and in the first row of each the columns.
+
+    Raises:
+        ConfigError: the model or the tokenizer is not there.
+        DataError: a file or a column is not there, or a split has no rows.
+    """
+    tokenizer = None if isinstance(run, FinetuneRun) else run.tokenizer.path
+    for what, path in (("the model", run.model.path), ("the tokenizer", tokenizer)):
+        if path is not None and lacks_directory(path):
+            raise no_directory(what, path)
+    sources = Sources.of(run)
+    for split in sources.splits:
+        if split == "validation" and not sources.validation:
+            continue  # a share of the training rows; the first of it may be far away
+        row = next(sources.rows(split), None)
+        if row is None:
+            raise sources.empty(split)
+        for column in _columns(run, split, row):
+            row.value(column)
+
+
+def _columns(run: Run, split: str, row: Row) -> Iterator[str]:
+    """The columns that a row of the split has to have."""
+    if not isinstance(run, FinetuneRun):
+        source = run.data.validation if split == "validation" else run.data.train
+        yield text_column(row, source.column)
+        return
+    for role in TASKS[run.task].columns:
+        name: str | None = getattr(run.data.columns, to_snake(role))
+        if name is not None and role not in OTHERWISE.get(run.task, ()):
+            yield name

@@ -1,8 +1,12 @@
 """What the launcher sees of the data before it loads torch."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from support.trainer_runs import finetune_run, pretrain_run
 from troika_api.v1alpha1.run import RUN
 from troika_trainer import preview
-from troika_trainer.errors import ConfigError, DataError
+from troika_trainer.errors import ConfigError, DataError, StorageError
 
 
 def look(run: dict[str, Any]) -> None:
@@ -42,6 +46,39 @@ def test_a_column_that_is_not_there_is_missed(reviews: dict[str, Any]) -> None:
 def test_a_model_that_is_not_there_is_missed(reviews: dict[str, Any]) -> None:
     reviews["model"]["path"] = "/nowhere/model"
     with pytest.raises(ConfigError, match=r"the model from /nowhere/model: there is no such dir"):
+        look(reviews)
+
+
+@pytest.mark.parametrize("field", ["output", "checkpoint"])
+def test_a_place_that_cannot_be_written_is_seen_before_days_of_training(
+    reviews: dict[str, Any], field: str
+) -> None:
+    open_to_all = Path(tempfile.gettempdir()) / "reviews"
+    for place in ("output", "checkpoint"):
+        reviews[place]["uri"] = str(open_to_all / place)
+    with tempfile.TemporaryDirectory() as folder, _as_nobody():
+        reviews[field]["uri"] = f"{folder}/models/reviews"
+        with pytest.raises(StorageError, match=rf"{field}\.uri .*: {folder} cannot be written"):
+            look(reviews)
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[None]:
+    """Nothing is closed to root, which tests often are."""
+    user = os.geteuid()
+    if user != 0:
+        pytest.skip("only root can be another user")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_file_where_a_folder_has_to_be_is_seen(reviews: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    reviews["output"]["uri"] = str(tmp_path / "file" / "model")
+    with pytest.raises(StorageError, match=r"output\.uri .*/file cannot be written"):
         look(reviews)
 
 

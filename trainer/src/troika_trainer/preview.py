@@ -3,13 +3,16 @@
 The ranks find the same mistakes, and many more; but they need half a minute and more to get there.
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic.alias_generators import to_snake
 
 from troika_api.v1alpha1.run import FinetuneRun
 from troika_api.v1alpha1.tasks import TASKS, Task
 
+from .errors import StorageError
 from .loading import lacks_directory, no_directory
 from .rows import Row, text_column
 from .runfile import Run
@@ -24,8 +27,15 @@ def look(run: Run) -> None:
 
     Raises:
         ConfigError: the model or the tokenizer is not there.
+        StorageError: the checkpoints or the model could not be written in the end.
         DataError: a file or a column is not there, or a split has no rows.
     """
+    for field, uri in (("checkpoint.uri", run.checkpoint.uri), ("output.uri", run.output.uri)):
+        if uri.startswith("/") and (closed := _closed(Path(uri))):
+            raise StorageError(
+                f"{field} {uri}: {closed} cannot be written by user {os.geteuid()}",
+                "give that user or the pods' fsGroup the right to, or name another place",
+            )
     tokenizer = None if isinstance(run, FinetuneRun) else run.tokenizer.path
     for what, path in (("the model", run.model.path), ("the tokenizer", tokenizer)):
         if path is not None and lacks_directory(path):
@@ -39,6 +49,14 @@ def look(run: Run) -> None:
             raise sources.empty(split)
         for column in _columns(run, split, row):
             row.value(column)
+
+
+def _closed(path: Path) -> Path | None:
+    """The folder that would have to be written to make this one, if it cannot be."""
+    nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
+        return None
+    return nearest
 
 
 def _columns(run: Run, split: str, row: Row) -> Iterator[str]:

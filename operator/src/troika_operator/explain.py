@@ -43,7 +43,7 @@ def starting(
         and not _passing(draft, unplaced)
     ):
         word, said = unplaced.reason or "Unschedulable", unplaced.message
-        message = _PREEMPTION.sub("", said) + _asked_for(draft, job, said)
+        message = _PREEMPTION.sub("", said).removesuffix(".") + _asked_for(draft, job, said)
         if word == SCHEDULER_ERROR:
             base = draft.status.base_model
             # The scheduler of 1.37 fails on a gang whose claim is missing, and hides which.

@@ -241,13 +241,14 @@ def test_the_reason_says_what_holds_the_pods_up(pod: dict[str, Any], word: str, 
     assert story.condition(ConditionType.SCHEDULED).reason == word
 
 
-def test_where_nodes_have_too_little_the_reason_says_what_each_pod_asks_for() -> None:
+@pytest.mark.parametrize(
+    "more",
+    [".", ". preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."],
+)
+def test_where_nodes_have_too_little_the_reason_says_what_each_pod_asks_for(more: str) -> None:
     story = Story(pretrain(spec__compute__gpusPerNode=8))
     story.look(0)
-    text = (
-        "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. "
-        "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
-    )
+    text = f"0/3 nodes are available: 3 Insufficient nvidia.com/gpu{more}"
     story.see_pods(pending(0, unschedulable=said("Unschedulable", text)), pending(1))
     story.look(70)
     assert story.status.reason == (

@@ -10,8 +10,10 @@ import pytest
 from pyarrow import parquet
 
 from support.bucket import served
+from support.trainer_runs import pretrain_run
 from troika_api.v1alpha1.data import FileFormat
-from troika_trainer import stores
+from troika_api.v1alpha1.run import RUN
+from troika_trainer import preview, stores
 from troika_trainer.errors import ConfigError, DataError, StorageError
 from troika_trainer.rows import find_files, read_rows
 
@@ -89,6 +91,17 @@ def test_a_store_that_refuses_says_which_variables_open_it(monkeypatch: pytest.M
         find_files("s3://corpus/*.txt", FileFormat.AUTO)
     assert "ACCESS_DENIED" in str(caught.value)
     assert "AWS_SECRET_ACCESS_KEY" in str(caught.value.remedy)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_store_that_does_not_answer_now_is_left_to_the_ranks_who_ask_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    stores.ObjectStore.clear_instance_cache()
+    data = {"train": {"uri": "s3://corpus/*.txt"}}
+    preview.look(RUN.validate_python(pretrain_run(tmp_path, data=data)))
+    assert "could not look at the data: cannot read s3://corpus/*.txt" in caplog.text
 
 
 def test_azure_is_asked_for_with_an_account(monkeypatch: pytest.MonkeyPatch) -> None:

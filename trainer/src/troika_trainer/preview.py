@@ -3,6 +3,7 @@
 The ranks find the same mistakes, and many more; but they need half a minute and more to get there.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from .loading import lacks_directory, no_directory
 from .rows import Row, text_column
 from .runfile import Run
 from .sources import Sources
+
+log = logging.getLogger(__name__)
 
 OTHERWISE = {Task.CHAT: ("messages", "prompt", "completion"), Task.PREFERENCE: ("prompt",)}
 """Columns that may be missing, because the task finds what it needs in others then."""
@@ -40,6 +43,14 @@ def look(run: Run) -> None:
     for what, path in (("the model", run.model.path), ("the tokenizer", tokenizer)):
         if path is not None and lacks_directory(path):
             raise no_directory(what, path)
+    try:
+        _read(run)
+    except StorageError as error:
+        # It may pass: the ranks ask again, and are started again in place.
+        log.warning("could not look at the data: %s", error)
+
+
+def _read(run: Run) -> None:
     sources = Sources.of(run)
     for split in sources.splits:
         if split == "validation" and not sources.validation:

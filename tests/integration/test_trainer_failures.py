@@ -297,9 +297,10 @@ def test_a_label_that_training_has_not_seen(base: Path, tmp_path: Path, forked: 
 def test_an_empty_split(base: Path, tmp_path: Path, forked: Nursery) -> None:
     rows = [{"text": f"the {word}", "label": word} for word in ("cat", "dog")]
     run = finetune_run(tmp_path / "run", write_rows(tmp_path / "train.jsonl", rows), base / "model")
-    run["data"]["validation"] = {"uri": str(write_rows(tmp_path / "held.jsonl", []))}
+    held_out = write_rows(tmp_path / "held.jsonl", [])
+    run["data"]["validation"] = {"uri": str(held_out)}
     word = fail(run, tmp_path / "run", forked, ExitCode.BAD_DATA)
-    assert word["message"] == "the validation split has no rows"
+    assert word["message"] == f"the validation split has no rows: {held_out} gave none"
 
 
 def test_a_sequence_longer_than_the_model(tmp_path: Path, corpus: Path, forked: Nursery) -> None:

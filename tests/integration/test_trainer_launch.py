@@ -66,6 +66,8 @@ def test_a_killed_process_is_restarted_in_place_and_loses_nothing(
     launched = launcher.start(long_run(tmp_path), ranks=2)
     in_mid_run(launched)
     os.kill(launched.workers()[1], signal.SIGKILL)
+    again = until(lambda: (said := launched.status()) and said.started_again, "a new start")
+    assert again == "rank 1 was killed by SIGKILL"
     assert launched.wait() == ExitCode.OK, launched.output()
     assert len(launched.lines("resumed")) == 1
     assert launched.validation()[STEPS] == pytest.approx(undisturbed[STEPS], abs=1e-6)
@@ -157,6 +159,20 @@ def test_a_bad_run_file_ends_the_pod_before_torch_is_loaded(
     word = launched.word()
     assert (word.outcome, word.failure) == ("Failed", FailureClass.BAD_CONFIG)
     assert "training.stepz" in word.message
+
+
+def test_data_that_is_not_there_ends_the_pod_before_torch_is_loaded(
+    tmp_path: Path, launcher: Launcher
+) -> None:
+    run = long_run(tmp_path)
+    run["data"]["train"] = {"uri": "/nowhere/rows.jsonl"}
+    launched = launcher.start(run, ranks=2)
+    assert launched.wait() == ExitCode.BAD_DATA
+    word = launched.word()
+    assert (word.outcome, word.failure) == ("Failed", FailureClass.BAD_DATA)
+    assert word.message == "no file matches /nowhere/rows.jsonl"
+    assert word.remedy
+    assert not launched.lines("serving metrics and status"), "no rank was started"
 
 
 def test_a_bad_row_ends_the_attempt_without_a_restart(tmp_path: Path, launcher: Launcher) -> None:

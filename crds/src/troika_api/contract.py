@@ -211,6 +211,8 @@ class TrainerStatus(_Wire):
     last_progress: Finite = 0.0
     """Unix seconds of the last sign of life: a step, an evaluated batch, a file, a checkpoint."""
     checkpoint: SavedCheckpoint | None = None
+    started_again: Annotated[str, Field(max_length=300)] | None = None
+    """Why the processes of this attempt were last started again in place."""
 
 
 class LastWord(_Wire):

@@ -16,6 +16,8 @@ SCHEDULER_ERROR = "SchedulerError"
 NORMAL = frozenset({"ContainerCreating", "PodInitializing", ""})
 SETTLES_IN = timedelta(seconds=2)
 """The scheduler looks at a gang as its pods appear, and says of the first that the others miss."""
+_PREEMPTION = re.compile(r"\.? preemption: .*$", re.DOTALL)
+"""What would follow if other pods went, which mostly is that it helps nobody."""
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": *(ErrImagePull: *)?')
 
 
@@ -40,12 +42,13 @@ def starting(
         and (unplaced := _unplaced(pods, group)) is not None
         and not _passing(draft, unplaced)
     ):
-        word, message = unplaced.reason or "Unschedulable", unplaced.message
+        word, said = unplaced.reason or "Unschedulable", unplaced.message
+        message = _PREEMPTION.sub("", said).removesuffix(".") + _asked_for(draft, job, said)
         if word == SCHEDULER_ERROR:
             base = draft.status.base_model
             # The scheduler of 1.37 fails on a gang whose claim is missing, and hides which.
             claims = ", ".join(mounts(draft.job, base.uri if base else None))
-            message = f"the scheduler failed ({message}); check that these claims exist: {claims}"
+            message = f"the scheduler failed ({said}); check that these claims exist: {claims}"
     else:
         word, message = "Starting", f"starting {job.shape.nodes} pod(s)"
     text = f"{lead}; {message}" if lead else message
@@ -70,6 +73,18 @@ def _unplaced(pods: Sequence[PodView], group: GroupView | None) -> Said | None:
     of_group = group.unschedulable if group else None
     found = next((pod.unschedulable for pod in pods if pod.unschedulable), of_group)
     return found and Said(_word(found.reason), found.message[:2000], found.time)
+
+
+def _asked_for(draft: Draft, job: JobView, said: str) -> str:
+    """What a pod wants of a node, where nodes have too little: the scheduler tells neither."""
+    if "Insufficient" not in said:
+        return ""
+    compute, gpus = draft.job.spec.compute, job.shape.gpus_per_node
+    wanted = {**compute.resources.limits, **compute.resources.requests}
+    if gpus:
+        wanted = {compute.gpu_resource: str(gpus), **wanted}
+    amounts = ", ".join(f"{name} {amount}" for name, amount in wanted.items())
+    return f"; each of {job.shape.nodes} pod(s) asks for {amounts}"
 
 
 def _passing(draft: Draft, said: Said) -> bool:

@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from pydantic import ValidationError
 
-from troika_api.contract import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, LastWord
+from troika_api.contract import CLASS_OF_EXIT_CODE, PVC_ROOT, ExitCode, FailureClass, LastWord
 from troika_api.v1alpha1.status import Failure
 
 from .remedies import remedy_for
@@ -191,6 +191,7 @@ def _what(end: Exit, word: LastWord | None) -> str:
 
 def _failure(kind: FailureClass, text: str, pod: PodView, word: LastWord | None = None) -> Failure:
     rank = word.rank if word else None
+    text = named(text)
     where = f"pod {pod.name}" + (f" on node {pod.node}" if pod.node else "")
     who = f"rank {rank} in {where}" if rank is not None else where
     return Failure(
@@ -202,6 +203,11 @@ def _failure(kind: FailureClass, text: str, pod: PodView, word: LastWord | None 
         rank=rank,
         exit_code=pod.exit.code if pod.exit and pod.exit.code <= 255 else None,
     )
+
+
+def named(text: str) -> str:
+    """With volumes called as they are in the job, not by where a pod mounts them."""
+    return text.replace(f"{PVC_ROOT}/", "pvc://")
 
 
 def _vanished(job: JobView, pods: Sequence[PodView], now: datetime) -> Failure | Settling | None:

@@ -10,13 +10,15 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from .errors import ClusterError, NotFoundError, RefusedError, StartupError
+from .errors import ClusterError, NotFoundError, RefusedError, StartupError, UnavailableError
 from .handlers import CHILD_SELECTOR
 from .store import OWN_KINDS, Key, Store
 
 logger = logging.getLogger(__name__)
 ROUNDS = 50
 """Tenths of a second after which what exists is listed anew: something may be gone unseen."""
+ASK_AGAIN = 0.5
+"""Seconds before an API server that cannot answer yet is asked again."""
 
 
 class Lists(Protocol):
@@ -59,14 +61,24 @@ class Resync:
     async def fill(self, namespaces: tuple[str, ...]) -> None:
         """Wait until the store has seen everything that existed at some moment after the start."""
         while True:
-            unseen: set[str] = set()
-            for kind in self._kinds:
-                unseen |= await self._readable(kind, namespaces)
+            try:
+                unseen = await self._existing(namespaces)
+            except UnavailableError as error:
+                # Such as right after the CRDs were installed: "storage is (re)initializing".
+                logger.warning("asking again in %g s: %s", ASK_AGAIN, error)
+                await asyncio.sleep(ASK_AGAIN)
+                continue
             for _ in range(ROUNDS):
                 unseen = {uid for uid in unseen if not self._store.knows(uid)}
                 if not unseen:
                     return
                 await asyncio.sleep(0.1)
+
+    async def _existing(self, namespaces: tuple[str, ...]) -> set[str]:
+        found: set[str] = set()
+        for kind in self._kinds:
+            found |= await self._readable(kind, namespaces)
+        return found
 
     async def _readable(self, kind: str, namespaces: tuple[str, ...]) -> set[str]:
         try:

@@ -11,7 +11,7 @@ from . import conditions, ending, explain, report, retry
 from .between import after_attempt
 from .conditions import Situation
 from .draft import Draft, admitted, rank_zero
-from .failures import Settling, judge, last_word
+from .failures import Settling, judge, last_word, named
 from .plan import Plan, PollTarget
 from .remedies import remedy_for
 from .resources.attempt import Shape
@@ -54,8 +54,8 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
 def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, ...]) -> Plan:
     """Nothing ended: say how far it is, and since when nothing moved."""
     policy = draft.job.spec.policy
-    gpus = attempt.nodes * attempt.gpus_per_node
-    draft.status.gpus = 0 if view.suspended else gpus
+    # A pod without a node holds nothing, however long it waits.
+    draft.status.gpus = attempt.gpus_per_node * sum(pod.scheduled for pod in pods)
     heard = draft.observed.report
     if heard is not None:
         report.merge(draft.status, attempt, heard.status)
@@ -80,7 +80,7 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
         Situation(
             Phase.RUNNING,
             "PodsRunning",
-            _doing(draft, stalled),
+            _doing(draft, attempt, stalled),
             scheduled=True,
             running=True,
             stalled=stalled,
@@ -89,14 +89,20 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
     return draft.plan(delete=draft.sweep(), poll=_target(attempt, pods))
 
 
-def _doing(draft: Draft, stalled: Said | None) -> str | None:
+def _doing(draft: Draft, attempt: Attempt, stalled: Said | None) -> str | None:
     """What a running job is doing, in a few words."""
     if stalled is not None:
         return f"no progress: {stalled.message}"
     heard = draft.observed.report
     if heard is not None and heard.silent:
         return "running, but rank 0 does not answer"
-    return draft.status.progress.stage if draft.status.progress else None
+    progress = draft.status.progress
+    # Before its first word a trainer loads torch, which takes longer than anything a pod waits for.
+    doing = progress.stage if progress and progress.stage else "the trainer starts"
+    current = heard is not None and heard.status.attempt == attempt.number
+    # Nobody would see otherwise that a hub, say, does not answer: no attempt has failed yet.
+    again = heard.status.started_again if heard is not None and current else None
+    return f"{doing}; started again in its pod after: {named(again)}" if again else doing
 
 
 def _all_run(view: JobView, pods: tuple[PodView, ...]) -> bool:

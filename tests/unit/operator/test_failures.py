@@ -66,6 +66,12 @@ CASES = [
         C.STORAGE,
     ),
     Case(
+        "a volume has the name that it has in the job",
+        (pod_view(0, exit=exited(11, word=word(C.BAD_DATA, "/mnt/troika/corpus/a.csv, line 2"))),),
+        C.BAD_DATA,
+        "node n0: pvc://corpus/a.csv, line 2",
+    ),
+    Case(
         "the kernel's verdict beats the last word",
         (pod_view(0, exit=exited(137, reason="OOMKilled", word=word(C.CRASH, "worker died"))),),
         C.OUT_OF_MEMORY,

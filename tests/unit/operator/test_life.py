@@ -35,6 +35,7 @@ def test_running_means_that_every_pod_runs() -> None:
     assert story.condition(ConditionType.RUNNING).status == "False"
     story.run()
     assert story.phase() is Phase.RUNNING
+    assert story.status.reason == "the trainer starts", "it has said nothing yet"
     assert story.condition(ConditionType.RUNNING).status == "True"
     assert story.condition(ConditionType.SCHEDULED).status == "True"
 
@@ -238,6 +239,47 @@ def test_the_reason_says_what_holds_the_pods_up(pod: dict[str, Any], word: str, 
     assert "Back-off" not in (story.status.reason or "")
     assert story.condition(ConditionType.SCHEDULED).status == "False"
     assert story.condition(ConditionType.SCHEDULED).reason == word
+
+
+@pytest.mark.parametrize(
+    "more",
+    [".", ". preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."],
+)
+def test_where_nodes_have_too_little_the_reason_says_what_each_pod_asks_for(more: str) -> None:
+    story = Story(pretrain(spec__compute__gpusPerNode=8))
+    story.look(0)
+    text = f"0/3 nodes are available: 3 Insufficient nvidia.com/gpu{more}"
+    story.see_pods(pending(0, unschedulable=said("Unschedulable", text)), pending(1))
+    story.look(70)
+    assert story.status.reason == (
+        "0/3 nodes are available: 3 Insufficient nvidia.com/gpu; "
+        "each of 2 pod(s) asks for nvidia.com/gpu 8, cpu 4, memory 8Gi"
+    )
+
+
+def test_pods_without_a_node_hold_no_gpus() -> None:
+    story = Story(pretrain(spec__compute__gpusPerNode=8))
+    story.look(0)
+    story.see_pods(pending(0), pending(1))
+    story.look(2)
+    assert story.status.gpus == 0
+    story.see_pods(pod_view(0), pending(1))
+    story.look(4)
+    assert story.status.gpus == 8
+    story.run()
+    assert story.status.gpus == 16
+
+
+def test_a_start_anew_in_the_pod_is_told_with_its_cause() -> None:
+    story = running()
+    said_now = training(
+        0, stage="Loading", started_again="cannot read /mnt/troika/corpus/a: no answer"
+    )
+    story.see(report=Report(said_now, moved=at(20)))
+    story.look(20)
+    assert story.status.reason == (
+        "Loading; started again in its pod after: cannot read pvc://corpus/a: no answer"
+    )
 
 
 def test_the_gang_says_why_it_is_not_placed() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from support.views import manifest
-from troika_operator.errors import NotFoundError, RefusedError, StartupError
+from troika_operator.errors import NotFoundError, RefusedError, StartupError, UnavailableError
 from troika_operator.handlers import build_registry, build_settings, fill
 from troika_operator.resync import Resync
 from troika_operator.store import Key, Store
@@ -46,12 +46,16 @@ class Lists:
     def __init__(self, **uids: set[str]) -> None:
         self.found = uids
         self.error: Exception | None = None
+        self.initializing = 0
 
     async def uids(
         self, kind: str, namespace: str | None, *, selector: str | None
     ) -> tuple[set[str], int]:
         if self.error is not None:
             raise self.error
+        if self.initializing:
+            self.initializing -= 1
+            raise UnavailableError("429: storage is (re)initializing")
         assert (selector is None) == (kind == "PretrainJob")
         key = kind if namespace is None else f"{kind}_{namespace}"
         return set(self.found.get(key, set())), 1000
@@ -66,6 +70,14 @@ async def test_the_store_is_full_when_it_has_seen_what_exists() -> None:
     body = manifest("pretrain-bert")
     store.put(body)
     await resync(Lists(PretrainJob={body["metadata"]["uid"]}), store, []).fill(())
+
+
+async def test_an_api_server_that_cannot_list_yet_is_asked_again() -> None:
+    """As one is for a moment after the CRDs were installed."""
+    lists = Lists()
+    lists.initializing = 1
+    await resync(lists, Store(), []).fill(())
+    assert lists.initializing == 0
 
 
 async def test_several_namespaces_are_looked_at() -> None:

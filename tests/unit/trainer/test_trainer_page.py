@@ -21,7 +21,7 @@ from troika_trainer.curve import Point
 from troika_trainer.export import Result
 from troika_trainer.images import thumbnail
 from troika_trainer.manifest import Progress
-from troika_trainer.page import number, page
+from troika_trainer.page import number, page, settings
 from troika_trainer.report import Mistake, classification_report
 
 EVIL = "<script>alert('x')</script>\" onload=\"x"
@@ -231,3 +231,16 @@ def test_numbers_for_people(value: float, text: str) -> None:
     assert number(value) == text
     assert plots.compact(12_000) == "12k"
     assert plots.compact(3.5e6) == "3.5M"
+
+
+def test_settings_are_told_in_the_words_of_the_job() -> None:
+    folder = Path("/mnt/troika/demo")
+    changes = {"data": {"train": {"uri": str(folder / "train.csv")}}}
+    run = pretrain_run(folder) | {"kind": "FinetuneJob", "task": "TextClassification"}
+    for key in ("objective", "tokenizer", "evaluation"):
+        del run[key]
+    told = dict(settings(RUN.validate_python(run | changes)))
+    assert told["data.train.uri"] == "pvc://demo/train.csv"
+    assert told["output.uri"] == "pvc://demo/model"
+    columns = {name for name in told if name.startswith("data.columns.")}
+    assert columns == {"data.columns.text", "data.columns.label"}, "others are not read"

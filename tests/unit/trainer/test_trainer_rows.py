@@ -204,7 +204,12 @@ def test_a_label_that_training_has_not_seen(tmp_path: Path) -> None:
 
 def test_a_split_without_rows(tmp_path: Path) -> None:
     message = label_error(tmp_path, "validation", "text,label\n")
-    assert message == "the validation split has no rows"
+    assert message == f"the validation split has no rows: {tmp_path / 'validation.csv'} gave none"
+
+
+def test_training_without_rows(tmp_path: Path) -> None:
+    message = label_error(tmp_path, "train", "text,label\n")
+    assert message == f"the train split has no rows: {tmp_path / 'train.csv'} gave none"
 
 
 def test_a_single_class(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from typing_extensions import override
 from troika_api.contract import NEVER_RETRIED, ExitCode, FailureClass
 
 from .errors import EXIT_CODE_OF_CLASS, CommunicationError
-from .lastword import ProcessEnd
-from .place import ENV_ROUND
+from .lastword import ProcessEnd, conclude
+from .place import ENV_ROUND, ENV_STARTED_AGAIN
 
 FINAL_EXIT_CODES = frozenset(
     {
@@ -57,6 +57,8 @@ class Agent(LocalElasticAgent):
 
     @override
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        if self._ends:
+            os.environ[ENV_STARTED_AGAIN] = conclude(self._ends)[0].message[:300]
         self._ends = []
         os.environ[ENV_ROUND] = _name_of_round(worker_group)
         started: dict[int, Any] = super()._start_workers(worker_group)

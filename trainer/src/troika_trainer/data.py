@@ -22,7 +22,7 @@ from typing import Any
 
 from . import integrity, shards
 from .encode import Alive, Portion, counted, encode_all
-from .errors import DataError, StorageError
+from .errors import StorageError
 from .place import cores
 from .shards import ROW, Store
 from .sources import Sources
@@ -146,6 +146,8 @@ def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive)
     Raises:
         DataError: a row is bad, or a split is empty.
     """
+    if next(sources.rows("train"), None) is None:  # before a task misses something in them
+        raise sources.empty("train")
     facts = task.survey(counted(sources.rows("train"), alive))
     if not sources.validation:  # the hash chose these rows, not the user
         facts = task.widen(facts, counted(sources.rows("validation"), alive))
@@ -165,7 +167,7 @@ def write_splits(directory: Path, *, sources: Sources, task: Task, alive: Alive)
         ]
         total = sum(rows for _, rows in made)
         if not total:
-            raise empty(split, sources)
+            raise sources.empty(split)
         before = 0
         for part, rows in made:
             shards.shift(part, ROW, before)
@@ -190,17 +192,6 @@ def _tell_cut(store: Store, limits: dict[str, int]) -> None:
                 100.0 * full / len(store),
                 limit,
             )
-
-
-def empty(split: str, sources: Sources) -> DataError:
-    """What to say of a split that has no rows."""
-    held_out = split == "validation" and not sources.validation
-    return DataError(
-        f"the {split} split has no rows",
-        "raise data.validation.fraction or name files of its own"
-        if held_out
-        else f"check the files of data.{split}",
-    )
 
 
 def open_splits(directory: Path, task: Task) -> dict[str, Store]:

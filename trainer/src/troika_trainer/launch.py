@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from troika_api import contract
 from troika_api.contract import ExitCode, LastWord
 
-from . import errors, lastword, logs, runfile
+from . import errors, lastword, logs, preview, runfile
 from .place import Place
 
 if TYPE_CHECKING:
@@ -104,8 +104,10 @@ def main(received: Sequence[int]) -> NoReturn:
         _terminate_early(received[0], None)
     try:
         path = runfile.find_run_file(sys.argv[1:])
-        runfile.read_run(path)
-        word, code = _run(path, Gang.of_environment())
+        run, gang = runfile.read_run(path), Gang.of_environment()
+        if gang.node_rank in (None, 0):  # one node is enough: the others wait for it
+            preview.look(run)
+        word, code = _run(path, gang)
     except errors.TrainerError as error:
         found = errors.verdict(error)
         log.error("failed: %s", found.message)  # noqa: TRY400 - the sentence says it all
@@ -125,7 +127,7 @@ def _terminate_early(_number: int, _frame: FrameType | None) -> None:
 
 
 def _run(path: Path, gang: Gang) -> tuple[LastWord, int]:
-    # torch takes seconds to import; a bad run file has been refused by now.
+    # torch takes seconds to import; a bad run file and missing data have been refused by now.
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.rendezvous.api import RendezvousError  # noqa: PLC0415
 

@@ -1,5 +1,7 @@
 """Why something of a model could not be loaded, in words and with the right class."""
 
+from pathlib import Path
+
 from .errors import ConfigError, StorageError, TrainerError
 
 _NO_CONNECTION = "couldn't connect"
@@ -16,6 +18,8 @@ def cannot_load(what: str, path: str, error: Exception, *, remedy: str) -> Train
         error: What transformers raised.
         remedy: What to change where the files are not those that are needed.
     """
+    if lacks_directory(path):
+        return no_directory(what, path)
     text = str(error)
     if _NO_CONNECTION in text:
         return StorageError(
@@ -29,6 +33,22 @@ def cannot_load(what: str, path: str, error: Exception, *, remedy: str) -> Train
         )
     first = next(iter(text.strip().splitlines()), type(error).__name__)
     return ConfigError(f"cannot load {what} from {path}: {first[:300]}", remedy)
+
+
+def lacks_directory(path: str) -> bool:
+    """Whether a place on a volume or in the image is not there. transformers takes it for a name on
+    the hub then, and says that slashes are wrong in it.
+    """
+    return path.startswith("/") and not Path(path).is_dir()
+
+
+def no_directory(what: str, path: str) -> ConfigError:
+    """What to say of it."""
+    return ConfigError(
+        f"cannot load {what} from {path}: there is no such directory",
+        "name a directory in save_pretrained layout; a job that makes one is named by pretrainJob "
+        "or finetuneJob, and waited for",
+    )
 
 
 def lacks_package(what: str, path: str, error: ImportError, *, remedy: str) -> ConfigError:

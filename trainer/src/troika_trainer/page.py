@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from troika_api.contract import storage_uri
 from troika_api.v1alpha1.run import FinetuneRun
+from troika_api.v1alpha1.tasks import TASKS
 
 from . import plots
 from .manifest import Progress
 from .report import ClassificationReport
+from .runfile import Run
 from .tracking.base import flat
 
 if TYPE_CHECKING:
     from .export import Result
 
+COLUMNS = "data.columns."
 MOST_COLUMNS = 24
 """Classes up to which a confusion matrix has numbers in it; a page is not wider."""
 MOST_CELLS = 150
@@ -42,7 +46,7 @@ def page(result: "Result", now: float) -> str:
     return _template().render(
         result=result,
         run=run,
-        base=run.model.path or "from scratch",
+        base=storage_uri(run.model.path) if run.model.path else "from scratch",
         date=dt.datetime.fromtimestamp(now, dt.UTC),
         metrics=evaluation.metrics,
         main_metric=run.best_by if isinstance(run, FinetuneRun) else "loss",
@@ -53,8 +57,20 @@ def page(result: "Result", now: float) -> str:
         matrix=matrix(of_classes) if of_classes else None,
         confused=confused(of_classes) if of_classes else [],
         text=report.as_text() if report and not of_classes else "",
-        settings=list(flat(run.wire())),
+        settings=settings(run),
     )
+
+
+def settings(run: Run) -> list[tuple[str, str]]:
+    """What the run was told, in the words of the job; columns that its task does not read are left
+    out, as all of them have a name.
+    """
+    roles = TASKS[run.task].columns if isinstance(run, FinetuneRun) else ()
+    return [
+        (name, storage_uri(str(value)))
+        for name, value in flat(run.wire())
+        if not name.startswith(COLUMNS) or name.removeprefix(COLUMNS) in roles
+    ]
 
 
 @cache

@@ -11,6 +11,9 @@ from troika_api.term import Term
 ENV_ROUND = "TROIKA_ROUND"
 """From launcher to ranks: the name of this start of the processes, the same on all nodes."""
 
+ENV_STARTED_AGAIN = "TROIKA_STARTED_AGAIN"
+"""From launcher to ranks: why they are started again."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -26,6 +29,8 @@ class Place:
     """The fencing token of every checkpoint, where an operator gave one."""
     restart: int = 0
     """How often torchrun has restarted the processes of this attempt in place."""
+    started_again: str | None = None
+    """Why, the last time."""
     micro_batch_divisor: int = 1
     """By how much the operator has shrunk the micro-batch since memory ran out."""
     error_file: Path | None = None
@@ -44,6 +49,7 @@ class Place:
             attempt=int(environ.get(contract.ENV_ATTEMPT) or "0"),
             given_term=Term.parse(term) if term else None,
             restart=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            started_again=environ.get(ENV_STARTED_AGAIN),
             micro_batch_divisor=int(environ.get(contract.ENV_MICRO_BATCH_DIVISOR) or "1"),
             error_file=Path(error_file) if error_file else None,
         )

@@ -24,6 +24,7 @@ from pyarrow import parquet
 
 from troika_api.v1alpha1.data import FileFormat
 
+from . import stores
 from .classnames import Names, named, names_in
 from .errors import DataError, StorageError
 
@@ -243,7 +244,7 @@ def find_files(uri: str, kind: FileFormat) -> list[DataFile]:
         DataError: there is none, or a name does not tell its format.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = stores.find(uri)
         if any(character in path for character in "*?["):
             paths = [item for item in filesystem.glob(path) if filesystem.isfile(item)]
         elif filesystem.isdir(path):
@@ -254,7 +255,8 @@ def find_files(uri: str, kind: FileFormat) -> list[DataFile]:
     except _BAD_INPUT as error:
         raise DataError(f"cannot read {uri}: {error}", "check the URI and the volume") from error
     except OSError as error:
-        raise StorageError(f"cannot read {uri}: {error}") from error
+        remedy = stores.REMEDY if stores.is_object_store(uri) else None
+        raise StorageError(f"cannot read {uri}: {error}", remedy) from error
     if not infos:
         raise DataError(f"no file matches {uri}", "check the path and that the volume is mounted")
     return [_data_file(filesystem, info, kind) for info in infos]

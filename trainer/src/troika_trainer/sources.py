@@ -11,6 +11,7 @@ from typing import Any
 from troika_api.v1alpha1.data import DataSource, ValidationSource
 from troika_api.v1alpha1.run import FinetuneRun
 
+from .errors import DataError
 from .rows import DataFile, Row, find_files, read_rows
 from .runfile import Run
 
@@ -76,6 +77,17 @@ class Sources:
         if split == "test" or self.validation:
             return rows
         return (row for row in rows if self._is_held_out(row) == (split != "train"))
+
+    def empty(self, split: str) -> DataError:
+        """What to say of a split that has no rows."""
+        if split == "validation" and not self.validation:
+            remedy = "raise data.validation.fraction or name files of its own"
+            return DataError(f"the {split} split has no rows", remedy)
+        first, *others = (file.path for file in self.files(split))
+        where = f"{first} and {len(others)} more" if others else first
+        return DataError(
+            f"the {split} split has no rows: {where} gave none", f"check the files of data.{split}"
+        )
 
     def portions(self, split: str) -> list["Sources"]:
         """The files of a split in portions that can be worked on side by side, in their order."""

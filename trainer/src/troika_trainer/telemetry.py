@@ -59,7 +59,9 @@ class Telemetry:
     """The status of one process, and the metrics of the whole run on the first."""
 
     def __init__(self, *, kind: str, name: str, place: Place, bar: Bar | None = None) -> None:
-        self.status = TrainerStatus(attempt=place.attempt, last_progress=time.time())
+        self.status = TrainerStatus(
+            attempt=place.attempt, last_progress=time.time(), started_again=place.started_again
+        )
         self._place = place
         self._bar = bar
         self._tracking = Tracking()

@@ -103,8 +103,9 @@ StorageURI = Annotated[
     str,
     _uri(
         f"{_PVC} || self.matches('^(hf|s3|gs|abfs|https)://[^ ]+$') || self.matches('^/[^ ]*$')",
-        "expected pvc://CLAIM/PATH, hf://OWNER/NAME, s3://BUCKET/PATH, gs://BUCKET/PATH, "
-        "abfs://CONTAINER/PATH, https://HOST/PATH, or an absolute path inside the image",
+        "expected pvc://CLAIM/PATH, hf://datasets/OWNER/NAME/PATH, s3://BUCKET/PATH, "
+        "gs://BUCKET/PATH, abfs://CONTAINER/PATH, https://HOST/PATH, "
+        "or an absolute path inside the image",
     ),
     AfterValidator(_no_dot_dot),
 ]

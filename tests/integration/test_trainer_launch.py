@@ -66,7 +66,11 @@ def test_a_killed_process_is_restarted_in_place_and_loses_nothing(
     launched = launcher.start(long_run(tmp_path), ranks=2)
     in_mid_run(launched)
     os.kill(launched.workers()[1], signal.SIGKILL)
-    again = until(lambda: (said := launched.status()) and said.started_again, "a new start")
+    again = wait_until(
+        lambda: (said := launched.status()) and said.started_again,
+        "a new start",
+        seconds=DEADLINE,
+    )
     assert again == "rank 1 was killed by SIGKILL"
     assert launched.wait() == ExitCode.OK, launched.output()
     assert len(launched.lines("resumed")) == 1

@@ -307,12 +307,16 @@ def test_the_model_goes_to_any_file_system(tmp_path: Path) -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
 
 
-def test_a_second_run_replaces_the_model_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [[], ["notes.txt"]], ids=["alone", "beside other files"])
+def test_a_second_run_replaces_the_model_of_the_first(tmp_path: Path, kept: list[str]) -> None:
+    model = tmp_path / "model"
     train_here(pretrain_run(tmp_path, training={"steps": 1}))
-    (tmp_path / "model" / "stale.bin").write_text("x")
+    written = {path.name for path in model.iterdir()}
+    for name in kept:
+        (model / name).write_text("mine")
     train_here(
         pretrain_run(tmp_path, training={"steps": 2}, checkpoint={"uri": str(tmp_path / "c")})
     )
-    assert '"steps": 2' in (tmp_path / "model" / "report.json").read_text()
-    assert not (tmp_path / "model" / "stale.bin").exists()
+    assert '"steps": 2' in (model / "report.json").read_text()
+    assert {path.name for path in model.iterdir()} == written | {*kept}
     assert [path.name for path in tmp_path.glob(".model*")] == []

@@ -201,11 +201,13 @@ def test_early_stopping_ends_the_run_and_keeps_the_best(tmp_path: Path, encoder:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_qlora_without_a_gpu_ends_a_run_before_anything_is_read(tmp_path: Path) -> None:
-    """Neither the data nor the model exists: it is not for the lack of them that the run ends."""
-    missing = {split: {"uri": f"/none/{split}.csv"} for split in ("train", "validation", "test")}
+def test_qlora_without_a_gpu_ends_a_run_before_anything_is_loaded(tmp_path: Path) -> None:
+    """The model is an empty directory, the data one row: the run does not end for their sake."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "row.csv").write_text("text,label\nfine,good\n")
+    data = {split: {"uri": f"{tmp_path}/row.csv"} for split in ("train", "validation", "test")}
     run = finetune_run(
-        tmp_path, model=tmp_path / "none", data=missing, method={"type": "QLoRA", "rank": 8}
+        tmp_path, model=tmp_path / "none", data=data, method={"type": "QLoRA", "rank": 8}
     )
     done, word = try_launch(tmp_path, run)
     assert done.returncode == ExitCode.BAD_CONFIG

@@ -37,12 +37,8 @@ def starting(
         word, message = stuck.reason, stuck.message
     elif not complete and draft.observed.complaint is not None:
         word, message = "PodsRefused", draft.observed.complaint[:2000]
-    elif (
-        not scheduled
-        and (unplaced := _unplaced(pods, group)) is not None
-        and not _passing(draft, unplaced)
-    ):
-        word, said = unplaced.reason or "Unschedulable", unplaced.message
+    elif not scheduled and (waits := unplaced(draft, pods, group)) is not None:
+        word, said = waits.reason or "Unschedulable", waits.message
         message = _PREEMPTION.sub("", said).removesuffix(".") + _asked_for(draft, job, said)
         if word == SCHEDULER_ERROR:
             base = draft.status.base_model
@@ -68,11 +64,13 @@ def _stuck(pods: Sequence[PodView]) -> Said | None:
     return None
 
 
-def _unplaced(pods: Sequence[PodView], group: GroupView | None) -> Said | None:
-    """What the scheduler says."""
+def unplaced(draft: Draft, pods: Sequence[PodView], group: GroupView | None) -> Said | None:
+    """What the scheduler says of pods without a node, unless it was said just now."""
     of_group = group.unschedulable if group else None
     found = next((pod.unschedulable for pod in pods if pod.unschedulable), of_group)
-    return found and Said(_word(found.reason), found.message[:2000], found.time)
+    if found is None or _passing(draft, found):
+        return None
+    return Said(_word(found.reason), found.message[:2000], found.time)
 
 
 def _asked_for(draft: Draft, job: JobView, said: str) -> str:

@@ -54,8 +54,7 @@ def look(draft: Draft, attempt: Attempt) -> Plan:
 def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, ...]) -> Plan:
     """Nothing ended: say how far it is, and since when nothing moved."""
     policy = draft.job.spec.policy
-    # A pod without a node holds nothing, however long it waits.
-    draft.status.gpus = attempt.gpus_per_node * sum(pod.scheduled for pod in pods)
+    draft.status.gpus = _held(draft, attempt, view, pods)
     heard = draft.observed.report
     if heard is not None:
         report.merge(draft.status, attempt, heard.status)
@@ -87,6 +86,19 @@ def _alive(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, .
         )
     )
     return draft.plan(delete=draft.sweep(), poll=_target(attempt, pods))
+
+
+def _held(draft: Draft, attempt: Attempt, view: JobView, pods: tuple[PodView, ...]) -> int:
+    """GPUs that the attempt holds: a pod without a node holds none, however long it waits.
+
+    A gang gets its nodes one after the other, within moments: only a part of it that has to wait
+    for the rest is worth a write of the status.
+    """
+    placed = sum(pod.scheduled for pod in pods)
+    group = draft.observed.groups.get(attempt.number)
+    if 0 < placed < view.shape.nodes and explain.unplaced(draft, pods, group) is None:
+        return draft.status.gpus or 0
+    return attempt.gpus_per_node * placed
 
 
 def _doing(draft: Draft, attempt: Attempt, stalled: Said | None) -> str | None:

@@ -263,10 +263,21 @@ def test_pods_without_a_node_hold_no_gpus() -> None:
     story.see_pods(pending(0), pending(1))
     story.look(2)
     assert story.status.gpus == 0
-    story.see_pods(pod_view(0), pending(1))
+    story.see_pods(pod_view(0), pending(1, unschedulable=said("Unschedulable", "full", when=2)))
     story.look(4)
     assert story.status.gpus == 8
     story.run()
+    assert story.status.gpus == 16
+
+
+def test_a_gang_that_is_just_getting_its_nodes_is_not_counted_pod_by_pod() -> None:
+    story = Story(pretrain(spec__compute__gpusPerNode=8))
+    story.look(0)
+    story.see_pods(pod_view(0), pending(1))
+    story.look(1)
+    assert story.status.gpus == 0
+    story.see_pods(pod_view(0), pod_view(1))
+    story.look(1)
     assert story.status.gpus == 16
 
 

@@ -68,7 +68,7 @@ def unplaced(draft: Draft, pods: Sequence[PodView], group: GroupView | None) -> 
     """What the scheduler says of pods without a node, unless it was said just now."""
     of_group = group.unschedulable if group else None
     found = next((pod.unschedulable for pod in pods if pod.unschedulable), of_group)
-    if found is None or _passing(draft, found):
+    if found is None or _passing(draft, found, pods):
         return None
     return Said(_word(found.reason), found.message[:2000], found.time)
 
@@ -85,11 +85,17 @@ def _asked_for(draft: Draft, job: JobView, said: str) -> str:
     return f"; each of {job.shape.nodes} pod(s) asks for {amounts}"
 
 
-def _passing(draft: Draft, said: Said) -> bool:
-    """Whether it was said just now, and may be over before anybody has read it."""
-    if said.time is None or draft.now >= said.time + SETTLES_IN:
+def _passing(draft: Draft, said: Said, pods: Sequence[PodView]) -> bool:
+    """Whether it was said just now, and may be over before anybody has read it.
+
+    Its time is that of the first word: what is said of a pod that came later has the same.
+    """
+    if said.time is None:
         return False
-    draft.wake_at(said.time + SETTLES_IN)
+    settled = max([said.time, *(pod.created for pod in pods)]) + SETTLES_IN
+    if draft.now >= settled:
+        return False
+    draft.wake_at(settled)
     return True
 
 

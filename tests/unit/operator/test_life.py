@@ -315,6 +315,17 @@ def test_what_the_scheduler_says_of_a_gang_that_is_not_all_there_yet_is_no_news(
     assert story.status.reason == "gang of 2, saw 1"
 
 
+def test_a_pod_of_a_gang_that_comes_late_gives_the_scheduler_time_again() -> None:
+    story = Story(pretrain())
+    story.look(0)
+    first = pending(0, unschedulable=said("Unschedulable", "gang of 2, saw 1", when=1))
+    story.see_pods(first, pending(1, created=at(3)))
+    assert story.look(3).requeue_after == 2
+    assert story.status.reason == "starting 2 pod(s)"
+    story.look(5)
+    assert story.status.reason == "gang of 2, saw 1"
+
+
 def test_claims_are_named_where_the_scheduler_itself_fails() -> None:
     story = Story(pretrain())
     story.look(0)

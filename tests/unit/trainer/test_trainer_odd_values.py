@@ -50,3 +50,9 @@ def test_what_only_looks_like_a_whole_number_is_a_label_like_others() -> None:
     labels = ["b", "--5", "²", "10", "-3", "9" * 5000, "2"]
     found = class_facts(dict.fromkeys(labels, 1), "label")["labels"]
     assert found == ["-3", "2", "10", "--5", "9" * 5000, "b", "²"]
+
+
+def test_more_digits_than_a_number_may_have_are_none_of_the_classes_that_have_names() -> None:
+    row = Row({"label": "9" * 5000}, "rows.jsonl", 3)
+    with pytest.raises(DataError, match=r"line 3, column 'label': expected a number from 0 to 1"):
+        row.label("label", ["bad", "good"])

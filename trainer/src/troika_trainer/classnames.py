@@ -10,7 +10,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 Names = Sequence[str]
 """The name of each class, in the order of their numbers; empty where numbers have no names."""
 
-_WHOLE = re.compile(r"-?[0-9]+")
+_WHOLE = re.compile(r"-?[0-9]{1,4000}")
+"""What Python reads as a whole number: no longer one, and no other digits such as a raised 2."""
 
 
 def names_in(schema: pa.Schema) -> dict[str, Names]:

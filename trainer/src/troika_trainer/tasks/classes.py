@@ -1,6 +1,5 @@
 """What the tasks that find one class share, whatever the input: labels, head, scores, report."""
 
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from troika_trainer.batch import Batch, Examples, Integers
-from troika_trainer.classnames import Names
+from troika_trainer.classnames import Names, number_in
 from troika_trainer.errors import DataError
 from troika_trainer.report import (
     ClassificationReport,
@@ -27,9 +26,6 @@ from troika_trainer.shards import Array, ColumnType, Store
 
 from .base import FinetuneTask, Measured, while_measuring
 from .weighing import Weighing
-
-_WHOLE = re.compile(r"-?\d{1,4000}")
-"""What Python reads as a whole number: no longer one, and no other digits such as a raised 2."""
 
 LABEL_COLUMN = {"label": ColumnType("int32", ragged=False)}
 
@@ -213,4 +209,5 @@ def class_scores(loss: float, report: ClassificationReport) -> dict[str, float]:
 
 def natural(name: str) -> tuple[int, int, str]:
     """Numbers by value, before everything else by its letters."""
-    return (0, int(name), name) if _WHOLE.fullmatch(name) else (1, 0, name)
+    number = number_in(name)
+    return (1, 0, name) if number is None else (0, number, name)

@@ -265,10 +265,10 @@ def test_batches_made_ahead_are_those_made_on_demand() -> None:
 
 
 def test_a_whole_split_is_covered_once_in_batches_of_similar_length() -> None:
-    parts = list(whole_split(Numbers(23), limit=None, tokens=1000, batch=5))
-    assert sorted(np.concatenate(parts).tolist()) == list(range(23))
-    assert [len(part) for part in parts] == [5, 5, 5, 5, 3]
-    some = list(whole_split(Numbers(23), limit=7, tokens=1000, batch=5))
+    parts = list(whole_split(Numbers(71), limit=None, tokens=1000))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(71))
+    assert [len(part) for part in parts] == [32, 32, 7]
+    some = list(whole_split(Numbers(23), limit=7, tokens=1000))
     assert sorted(np.concatenate(some).tolist()) == list(range(7))
 
 

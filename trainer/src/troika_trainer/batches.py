@@ -316,23 +316,20 @@ class Ahead:
         return self._transfer.send(self._batches.step(step))
 
 
-def whole_split(
-    examples: Examples, *, limit: int | None, tokens: int, batch: int = MAX_DEFAULT_MICRO_BATCH
-) -> Iterator[Integers]:
+def whole_split(examples: Examples, *, limit: int | None, tokens: int) -> Iterator[Integers]:
     """The first examples of a split, in batches of similar length.
 
     Args:
         examples: Of the split.
         limit: How many of them; all where it is None.
         tokens: Most in a batch, padding included; one example is always allowed.
-        batch: Most examples in a batch.
     """
     indices = np.arange(len(examples) if limit is None else min(limit, len(examples)))
     lengths = examples.lengths(indices)
     by_length = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(indices):
-        longest = lengths[by_length[start : start + batch]]
+        longest = lengths[by_length[start : start + MAX_DEFAULT_MICRO_BATCH]]
         fits = longest * np.arange(1, len(longest) + 1) <= tokens
         size = max(1, int(fits.sum()))
         yield indices[by_length[start : start + size]]

@@ -1,18 +1,16 @@
 """Images that are varied in every epoch: the same ones after a resume, on any number of ranks."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from support import tinyrun
 from support.histories import Runs
 from support.nursery import Nursery
 from support.senses import TINY_VIT
+from support.shades import CLASSES, losses, shades_run, write_images
 
 pytestmark = pytest.mark.slow
 
@@ -20,47 +18,25 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, forked: Nursery) -> Runs:
     root = tmp_path_factory.mktemp("runs")
-    return Runs(root, write_images(root / "images"), forked)
+    return Runs(root, write_images(root / "images", shades()), forked)
 
 
-def write_images(folder: Path) -> Path:
-    """48 small images, half of them light, and their list."""
-    folder.mkdir()
+def shades() -> Iterator[tuple[torch.Tensor, str]]:
+    """48 images of noise, every other one lighter by 100."""
     noise = torch.Generator().manual_seed(3)
-    rows = []
     for number in range(48):
         pixels = torch.randint(0, 156, (24, 32, 3), generator=noise) + 100 * (number % 2)
-        Image.fromarray(pixels.byte().numpy()).save(folder / f"{number}.png")
-        rows.append({"image": f"{number}.png", "label": ("dark", "light")[number % 2]})
-    listed = folder / "metadata.jsonl"
-    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return listed
+        yield pixels.byte(), CLASSES[number % 2]
 
 
 def classify(runs: Runs, name: str, augmentation: str) -> dict[str, Any]:
-    run = tinyrun.run_dict(runs.root / name, runs.corpus, training__steps=None, training__epochs=3)
-    for key in ("objective", "tokenizer", "evaluation"):
-        del run[key]
     start = runs.root / "fresh"
     torch.manual_seed(5)
     config: dict[str, Any] = {**TINY_VIT, "image_size": 16}
     ViTForImageClassification(ViTConfig(**config)).save_pretrained(start)
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(start)
-    return run | {
-        "kind": "FinetuneJob",
-        "task": "ImageClassification",
-        "model": {"path": str(start)},
-        "data": {
-            "train": {"uri": str(runs.corpus)},
-            "validation": {"fraction": 0.34},
-            "augmentation": augmentation,
-        },
-    }
-
-
-def losses(runs: Runs, name: str) -> list[float]:
-    report = json.loads((runs.root / name / "model" / "report.json").read_text())
-    return [entry["loss"] for entry in report["history"]]
+    run = shades_run(runs, name, start, epochs=3)
+    return run | {"data": {**run["data"], "augmentation": augmentation}}
 
 
 @pytest.mark.parametrize("augmentation", ["Flip", "CropAndFlip"])

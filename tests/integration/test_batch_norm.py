@@ -1,42 +1,35 @@
 """A model with batch norms is one model on several ranks: evaluated, saved and resumed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
-from support import tinyrun
 from support.histories import Runs
 from support.nursery import Nursery
+from support.shades import CLASSES, losses, shades_run, write_images
 
 pytestmark = pytest.mark.slow
-CLASSES = ("dark", "light")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, forked: Nursery) -> Runs:
     root = tmp_path_factory.mktemp("runs")
-    return Runs(root, write_images(root / "images"), forked)
+    return Runs(root, write_images(root / "images", shades()), forked)
 
 
-def write_images(folder: Path) -> Path:
-    """48 small images, each of another grey with noise, and their list."""
-    folder.mkdir()
+def shades() -> Iterator[tuple[torch.Tensor, str]]:
+    """48 images, each of another grey with noise."""
     noise = torch.Generator().manual_seed(3)
-    rows = []
     for number in range(48):
         grey = 20 + 4 * number
         pixels = (grey + 12 * torch.randn(16, 16, 3, generator=noise)).clamp(0, 255).byte()
-        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
-        rows.append({"image": str(folder / f"{number}.png"), "label": CLASSES[number > 23]})
-    listed = folder / "metadata.jsonl"
-    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return listed
+        yield pixels, CLASSES[number > 23]
 
 
 def resnet(folder: Path) -> Path:
@@ -48,22 +41,7 @@ def resnet(folder: Path) -> Path:
 
 
 def classify(runs: Runs, name: str, **changes: Any) -> dict[str, Any]:
-    run = tinyrun.run_dict(
-        runs.root / name, runs.corpus, training__steps=None, training__epochs=6, **changes
-    )
-    for key in ("objective", "tokenizer", "evaluation"):
-        del run[key]
-    return run | {
-        "kind": "FinetuneJob",
-        "task": "ImageClassification",
-        "model": {"path": str(resnet(runs.root / "fresh"))},
-        "data": {"train": {"uri": str(runs.corpus)}, "validation": {"fraction": 0.34}},
-    }
-
-
-def losses(runs: Runs, name: str) -> list[float]:
-    report = json.loads((runs.root / name / "model" / "report.json").read_text())
-    return [entry["loss"] for entry in report["history"]]
+    return shades_run(runs, name, resnet(runs.root / "fresh"), epochs=6, **changes)
 
 
 @pytest.mark.parametrize("sharding", ["None", "FSDP"])

@@ -1,10 +1,8 @@
 """An S3 bucket on this machine: real HTTP, the files of a folder."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -12,30 +10,23 @@ from xml.sax.saxutils import escape
 
 from typing_extensions import override
 
+from .serving import Handler, serving
+
 LIST = (
     '<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>'
 )
 REFUSAL = '<?xml version="1.0"?><Error><Code>{0}</Code><Message>{0}</Message></Error>'
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     """What a reader asks of S3: a list by prefix, the size of an object, and parts of it."""
-
-    protocol_version = "HTTP/1.1"
 
     def __init__(self, *args: Any, root: Path, key: str) -> None:
         self.root, self.key = root, key
         super().__init__(*args)
 
-    def do_GET(self) -> None:
-        """A list, or an object."""
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        """Size of an object."""
-        self._answer(with_body=False)
-
-    def _answer(self, *, with_body: bool) -> None:
+    @override
+    def answer(self, *, with_body: bool) -> None:
         url = urlsplit(self.path)
         bucket, _, key = unquote(url.path).strip("/").partition("/")
         if f"Credential={self.key}/" not in self.headers.get("Authorization", ""):
@@ -90,20 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body:
             self.wfile.write(body)
 
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
 
 @contextmanager
 def served(root: Path, *, key: str) -> Iterator[str]:
     """Serve the folders in `root` as buckets to who has the key; gives the endpoint."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, root=root, key=key))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(partial(_Handler, root=root, key=key)) as address:
+        yield address

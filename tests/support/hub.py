@@ -2,38 +2,29 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
+from .serving import Handler, serving
+
 COMMIT = "5" * 40
 """The only revision of every model here."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     """What huggingface_hub asks of a server: facts on a model, and its files by revision."""
-
-    protocol_version = "HTTP/1.1"
 
     def __init__(self, *args: Any, root: Path, asked: list[str]) -> None:
         self.root, self.asked = root, asked
         super().__init__(*args)
 
-    def do_GET(self) -> None:
-        """The facts, or a file."""
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        """Size and tag of a file."""
-        self._answer(with_body=False)
-
-    def _answer(self, *, with_body: bool) -> None:
+    @override
+    def answer(self, *, with_body: bool) -> None:
         path = self.path.partition("?")[0].strip("/")
         self.asked.append(f"{self.command} {path}")
         parts = path.removeprefix("api/models/").split("/")
@@ -69,10 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
 
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
 
 @contextmanager
 def mirror(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -82,12 +69,5 @@ def mirror(root: Path) -> Iterator[tuple[str, list[str]]]:
         The address for HF_ENDPOINT, and what was asked so far.
     """
     asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, root=root, asked=asked))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(partial(_Handler, root=root, asked=asked)) as address:
+        yield address, asked

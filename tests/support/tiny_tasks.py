@@ -34,6 +34,10 @@ SIZE: dict[str, Any] = {
 }
 SECONDS = 280
 
+SPLITS = ("train", "validation", "test")
+Rows = dict[str, list[dict[str, Any]]]
+"""By split."""
+
 
 def rows_of(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
     """The first rows of a JSONL file."""
@@ -46,6 +50,16 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def written(folder: Path, rows: Rows) -> dict[str, Path]:
+    """Write a JSONL file for each split."""
+    return {split: write_rows(folder / f"{split}.jsonl", part) for split, part in rows.items()}
+
+
+def fast(rate: float = 0.003, **training: Any) -> dict[str, Any]:
+    """Settings with which a tiny model learns in seconds."""
+    return {"globalBatchSize": 32, "optimizer": {"learningRate": rate}, **training}
 
 
 def tiny_tokenizer(
